@@ -1,0 +1,1 @@
+"""Vectors in, rows and scores out: FAISS index families behind one protocol."""

@@ -1,0 +1,1 @@
+"""People and items: the two-stage recommender that puts `indexes` and `rerank` together."""
