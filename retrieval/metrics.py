@@ -130,7 +130,7 @@ def _metrics_of_block(
     first = np.argmax(top, axis=1) + 1 if top.shape[1] else np.ones(len(top), dtype=np.int64)
     found = {f"ndcg@{TOP}": np.asarray(top @ discounts[: top.shape[1]]) / ideal}
     for k in RECALL_DEPTHS:
-        found[f"recall@{k}"] = is_hit[:, :k].sum(axis=1) / n_targets
+        found[f"recall@{k}"] = np.count_nonzero(is_hit[:, :k], axis=1) / n_targets
     found[f"mrr@{TOP}"] = np.where(any_hit, 1.0 / first, 0.0)
     found[f"hit@{TOP}"] = any_hit.astype(np.float64)
     return found

@@ -1,8 +1,9 @@
 """Two paired per-user figures in, the interval and the p-value of their mean difference out.
 
-Both work on the distinct values of the difference and how often each occurs, which is the same distribution as
-drawing users one by one: a rank metric has few distinct values, so a million users cost as much as a thousand,
-and memory stays within a few times BLOCK_CELLS numbers.
+Both work on the distinct values of the difference and how often each occurs, which is the same distribution
+as
+drawing users one by one: a rank metric has few distinct values, so a million users cost as much as a
+thousand, and memory stays within a few times BLOCK_CELLS numbers.
 """
 
 from __future__ import annotations
@@ -36,9 +37,9 @@ def paired_bootstrap(
 ) -> Interval:
     """The mean of `a - b` over users, with its percentile bootstrap interval.
 
-    Users are the unit that is resampled, with replacement, the same draw for both systems (Efron & Tibshirani,
-    An Introduction to the Bootstrap, 1993, chapter 13; paired, for retrieval: Sakai, SIGIR 2006). The same seed
-    gives the same interval.
+    Users are the unit that is resampled, with replacement, the same draw for both systems (Efron &
+    Tibshirani, An Introduction to the Bootstrap, 1993, chapter 13; paired, for retrieval: Sakai, SIGIR 2006).
+    The same seed gives the same interval.
 
     Args:
         a, b: float (n_users,), one metric of two systems, user by user in the same order.
@@ -68,9 +69,9 @@ def paired_bootstrap(
 def sign_flip_p_value(a: ArrayLike, b: ArrayLike, *, n_resamples: int = 10_000, seed: int = 0) -> float:
     """The two-sided p-value of "a and b are exchangeable user by user" (Fisher's paired randomisation test).
 
-    Each user's difference keeps its size and gets a random sign; the p-value is the share of such worlds whose
-    mean is at least as far from zero, (1 + extreme) / (1 + n_resamples), so never 0 (Phipson & Smyth 2010).
-    The test of choice for rankings: Smucker, Allan & Carterette, CIKM 2007.
+    Each user's difference keeps its size and gets a random sign; the p-value is the share of such worlds
+    whose mean is at least as far from zero, (1 + extreme) / (1 + n_resamples), so never 0 (Phipson & Smyth
+    2010). The test of choice for rankings: Smucker, Allan & Carterette, CIKM 2007.
 
     Raises:
         ValueError: as `paired_bootstrap`.
@@ -95,8 +96,8 @@ def sign_flip_p_value(a: ArrayLike, b: ArrayLike, *, n_resamples: int = 10_000, 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
     """Holm's step-down adjusted p-values, under the same names and in the same order as given.
 
-    Sorted p(1) <= ... <= p(m) become max over j <= i of min(1, (m - j + 1) p(j)); reject where the result is at
-    most the level wanted for the whole family (Holm, Scandinavian Journal of Statistics 6, 1979).
+    Sorted p(1) <= ... <= p(m) become max over j <= i of min(1, (m - j + 1) p(j)); reject where the result is
+    at most the level wanted for the whole family (Holm, Scandinavian Journal of Statistics 6, 1979).
 
     Raises:
         ValueError: a p-value outside 0 to 1.

@@ -116,7 +116,7 @@ def test_the_worked_example_of_the_docstring_runs():
         (np.array([[1, 2]]), [np.array([], dtype=np.int64)], "at least one target row"),
         (np.array([[1, 2]]), [np.array([-1])], "at least one target row"),
         (np.array([[1, 2]]), [], "one target array per ranked list, got 0 for 1"),
-        (np.array([1, 2]), [np.array([1])], "got int64 with shape"),
+        (np.array([1, 2]), [np.array([1])], "got int64 of shape"),
         (np.array([[1.0, 2.0]]), [np.array([1])], "got float64"),
     ],
 )
