@@ -1,8 +1,7 @@
 """Two paired per-user figures in, the interval and the p-value of their mean difference out.
 
 Both work on the distinct values of the difference and how often each occurs, which is the same distribution
-as
-drawing users one by one: a rank metric has few distinct values, so a million users cost as much as a
+as drawing users one by one: a rank metric has few distinct values, so a million users cost as much as a
 thousand, and memory stays within a few times BLOCK_CELLS numbers.
 """
 
