@@ -126,14 +126,14 @@ def _metrics_of_block(
     top = is_hit[:, :TOP]
     discounts = 1.0 / np.log2(np.arange(2, TOP + 2))  # place i weighs 1 / log2(i + 1)
     ideal = np.cumsum(discounts)[np.minimum(n_targets, TOP) - 1]
-    any_hit = top.any(axis=1)
-    first = np.argmax(top, axis=1) + 1 if top.shape[1] else np.oneslen(top), dtype=np.int64)
+    any_hit = np.count_nonzero(top, axis=1) > 0
+    first = np.argmax(top, axis=1) + 1 if top.shape[1] else np.ones(len(top), dtype=np.int64)
     ndcg: NDArray[np.float64] = top @ discounts[: top.shape[1]] / ideal
     found = {f"ndcg@{TOP}": ndcg}
     for k in RECALL_DEPTHS:
         found[f"recall@{k}"] = np.count_nonzero(is_hit[:, :k], axis=1) / n_targets
-    found[f"mrr@{TOP}"] = any_hit / first
-    found[f"hit@{TOP}"] = any_hit.astype(np.float64)
+    found[f"mrr@{TOP}"] = np.where(any_hit, 1.0 / first, 0.0)
+    found[f"hit@{TOP}"] = np.where(any_hit, 1.0, 0.0)
     return found
 
 
