@@ -1,7 +1,7 @@
-"""Random-weight models of a few thousand parameters, built in memory: the real code runs, nothing is downloaded.
+"""Random-weight models of a few thousand parameters, built in memory: real code runs, nothing is downloaded.
 
-Everything is seeded: the same call gives the same weights. Words outside `WORDS` become single letters (every ASCII
-letter and digit is in the vocabulary), so any English text has tokens and few texts collapse to `[UNK]`.
+Everything is seeded: the same call gives the same weights. Words outside `WORDS` become single letters (every
+ASCII letter and digit is in the vocabulary), so any English text has tokens and few collapse to `[UNK]`.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ from transformers import (
 )
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-WORDS = tuple(
+_TEXT = (
     "the a of and red blue green small big old new cat dog bird fish tree house car book lamp chair table "
     "toy soap paint tool pen cup hat shoe film drama comedy action space war love robot music kitchen garden "
-    "outdoor science guide kit set pack ##s ##er ##ing . , : ; - ' !".split()
+    "outdoor science guide kit set pack ##s ##er ##ing . , : ; - ' !"
 )
+WORDS = tuple(_TEXT.split())
 LETTERS = tuple(string.ascii_lowercase + string.digits)
 VOCABULARY = (*SPECIAL_TOKENS, *WORDS, *LETTERS, *(f"##{letter}" for letter in LETTERS))
 
@@ -66,7 +67,7 @@ def tiny_gpt2(
 ) -> GPT2ForSequenceClassification:
     """A GPT-2 classifier with one label, in evaluation mode, float32.
 
-    Weights are drawn ten times wider than GPT-2's initial values, so that scores of different texts differ clearly.
+    Weights are drawn ten times wider than GPT-2's initial values, so that scores of texts differ clearly.
     """
     config = GPT2Config(
         vocab_size=vocab_size,
@@ -74,21 +75,21 @@ def tiny_gpt2(
         n_embd=n_embd,
         n_layer=n_layer,
         n_head=n_head,
-        num_labels=1,
         initializer_range=0.2,
         pad_token_id=pad_token_id,
         bos_token_id=VOCABULARY.index("[CLS]"),
         eos_token_id=VOCABULARY.index("[SEP]"),
     )
+    config.num_labels = 1
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return GPT2ForSequenceClassification(config).eval()
 
 
 def tiny_sentence_transformer(directory: str | Path, *, dim: int = 16, seed: int = 0) -> Path:
-    """Write a two-layer BERT sentence-transformers directory (mean pooling, rows of length 1) and return its path.
+    """Write a two-layer BERT sentence-transformers directory (mean pooling, rows of length 1).
 
-    `SentenceTransformer(str(path))` reads it. The tokenizer is the words of `VOCABULARY`.
+    `SentenceTransformer(str(path))` reads the path returned. The tokenizer is the words of `VOCABULARY`.
     """
     from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
 
