@@ -1,0 +1,106 @@
+"""Exact search: every row is compared. The reference for the other families; fast to some 50,000 items."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import faiss
+import numpy as np
+
+from indexes.hits import Hits, Param, check_allowed, check_queries, empty_hits, finish, merge
+from indexes.kernel import mask_selector, rows_selector, search_flat
+from indexes.vectors import BLOCK_ROWS, Progress, blocks, check_shape
+
+BLAS_QUERIES = 20
+"""From this many queries on FAISS multiplies matrices (its distance_compute_blas_threshold); copying the
+allowed rows into a matrix of their own then pays for itself."""
+
+
+@dataclass(frozen=True)
+class ExactIndex:
+    """All vectors as they are, in a faiss.IndexFlatIP."""
+
+    faiss_index: faiss.IndexFlat
+    params: Mapping[str, Param] = field(default_factory=dict)
+    family: str = "exact"
+
+    @property
+    def n_items(self) -> int:
+        return self.faiss_index.ntotal
+
+    @property
+    def dim(self) -> int:
+        return self.faiss_index.d
+
+    def search(self, queries: np.ndarray, k: int, *, allowed: np.ndarray | None = None) -> Hits:
+        """See `Index.search`. Rows that tie for the last place are kept by lower row as well."""
+        queries = check_queries(queries, k, self.dim)
+        mask = check_allowed(allowed, self.n_items)
+        rows = None if mask is None else np.flatnonzero(mask)
+        n_matching = self.n_items if rows is None else rows.size
+        depth = min(k, n_matching)
+        if depth == 0 or len(queries) == 0:
+            return empty_hits(len(queries), k)
+        # One hit more than asked for shows whether the last place is tied.
+        found = self._best(queries, min(depth + 1, n_matching), rows)
+        if found.rows.shape[1] > depth:
+            found = self._settle_ties(queries, depth, rows, found)
+        return finish(found.scores, found.rows, k)
+
+    def _settle_ties(self, queries: np.ndarray, depth: int, rows: np.ndarray | None, found: Hits) -> Hits:
+        """Search tied queries deeper until the tie ends, since FAISS keeps any of the tied rows."""
+        scores, best = found.scores[:, :depth].copy(), found.rows[:, :depth].copy()
+        tied = np.flatnonzero(found.scores[:, depth - 1] == found.scores[:, depth])
+        n_matching = self.n_items if rows is None else rows.size
+        reach = depth + 1
+        while tied.size:
+            reach = min(4 * reach, n_matching)
+            deeper = self._best(queries[tied], reach, rows)
+            scores[tied], best[tied] = deeper.scores[:, :depth], deeper.rows[:, :depth]
+            if reach == n_matching:
+                break
+            tied = tied[deeper.scores[:, depth - 1] == deeper.scores[:, -1]]
+        return Hits(scores=scores, rows=best)
+
+    def _best(self, queries: np.ndarray, depth: int, rows: np.ndarray | None) -> Hits:
+        if rows is None:
+            scores, found = self.faiss_index.search(queries, depth)
+            return finish(scores, found, depth)
+        return scan_rows(self.faiss_index, queries, depth, rows)
+
+    def reconstruct(self, rows: np.ndarray) -> np.ndarray:
+        """Return the vectors of these rows, float32 (len(rows), dim), exactly as they were added."""
+        return self.faiss_index.reconstruct_batch(np.asarray(rows, dtype=np.int64))
+
+
+def scan_rows(storage: faiss.Index, queries: np.ndarray, depth: int, rows: np.ndarray) -> Hits:
+    """Compare the queries with just these rows of a flat (or scalar-quantised flat) FAISS index.
+
+    Args:
+        rows: int64, rising, at least one.
+    """
+    if len(queries) < BLAS_QUERIES:
+        if isinstance(storage, faiss.IndexFlat):
+            selector = rows_selector(rows)
+        else:
+            mask = np.zeros(storage.ntotal, dtype=bool)
+            mask[rows] = True
+            selector = mask_selector(mask)
+        scores, found = search_flat(storage, queries, depth, selector)
+        return finish(scores, found, depth)
+    parts = []
+    for start in range(0, rows.size, BLOCK_ROWS):
+        part_rows = rows[start : start + BLOCK_ROWS]
+        part = faiss.IndexFlatIP(storage.d)
+        part.add(storage.reconstruct_batch(part_rows))
+        scores, local = part.search(queries, min(depth, part_rows.size))
+        parts.append(finish(scores, np.where(local >= 0, part_rows[local], -1), depth))
+    return parts[0] if len(parts) == 1 else merge(parts, depth)
+
+
+def build_exact(vectors: np.ndarray, *, progress: Progress | None = None) -> ExactIndex:
+    """Build the exact index over float32 (n_items, dim); row i of the result is row i of `vectors`."""
+    _, dim = check_shape(vectors)
+    index = faiss.IndexFlatIP(dim)
+    for block in blocks(vectors, progress=progress):
+        index.add(block)
+    return ExactIndex(index)

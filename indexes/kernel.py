@@ -1,0 +1,106 @@
+"""The FAISS calls that its own type stubs do not know, given types here once.
+
+Search parameters do not keep their selector alive, so each function holds both until FAISS returns.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+
+_faiss: Any = faiss
+Arrays = tuple[np.ndarray, np.ndarray]
+
+
+def mask_selector(mask: np.ndarray) -> faiss.IDSelector:
+    """Return a selector for a bool (n,) mask: one bit per row, the cheapest test FAISS has."""
+    return _faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little"))
+
+
+def rows_selector(rows: np.ndarray) -> faiss.IDSelector:
+    """Return a selector for a few rows; a flat index then reads those rows alone."""
+    return _faiss.IDSelectorArray(rows)
+
+
+def search_flat(index: faiss.Index, queries: np.ndarray, k: int, selector: faiss.IDSelector) -> Arrays:
+    """Search a flat index among the selected rows: scores float32 and rows int64, both (q, k)."""
+    return index.search(queries, k, params=_faiss.SearchParameters(sel=selector))
+
+
+def search_lists(index: faiss.IndexIVF, queries: np.ndarray, k: int, *, n_probe: int) -> Arrays:
+    """Search the n_probe lists nearest to each query."""
+    return index.search(queries, k, params=_faiss.SearchParametersIVF(nprobe=n_probe))
+
+
+def search_given_lists(
+    index: faiss.IndexIVF,
+    queries: np.ndarray,
+    k: int,
+    lists: np.ndarray,
+    coarse: np.ndarray,
+    selector: faiss.IDSelector,
+) -> Arrays:
+    """Search, for each query, the lists named for it.
+
+    Args:
+        lists: int64 (q, width), padded with -1.
+        coarse: float32 (q, width), inner products of the queries with the centroids of those lists.
+    """
+    scores = np.empty((len(queries), k), dtype=np.float32)
+    rows = np.empty((len(queries), k), dtype=np.int64)
+    given = (
+        np.ascontiguousarray(queries, dtype=np.float32),
+        np.ascontiguousarray(lists, dtype=np.int64),
+        np.ascontiguousarray(coarse, dtype=np.float32),
+    )
+    at = [_faiss.swig_ptr(array) for array in (*given, scores, rows)]
+    params = _faiss.SearchParametersIVF(nprobe=lists.shape[1], sel=selector)
+    search: Any = index
+    search.search_preassigned_c(len(queries), at[0], k, at[1], at[2], at[3], at[4], False, params)
+    return scores, rows
+
+
+def search_graph(
+    index: faiss.IndexHNSW, queries: np.ndarray, k: int, *, ef_search: int, selector: faiss.IDSelector | None
+) -> Arrays:
+    """Walk the graph keeping the ef_search best rows."""
+    params = _faiss.SearchParametersHNSW(efSearch=ef_search, sel=selector)
+    return index.search(queries, k, params=params)
+
+
+def list_ids(index: faiss.IndexIVF, number: int) -> np.ndarray:
+    """Return the row numbers stored in one list, int64."""
+    lists: Any = index.invlists
+    size = lists.list_size(number)
+    if size == 0:
+        return np.empty(0, dtype=np.int64)
+    pointer = lists.get_ids(number)
+    ids = _faiss.rev_swig_ptr(pointer, size).copy()
+    lists.release_ids(number, pointer)
+    return ids
+
+
+def new_graph(
+    dim: int, n_neighbours: int, *, codes: bool, ef_construction: int, seed: int
+) -> faiss.IndexHNSW:
+    """Return an empty graph over float32 vectors, or over codes of a byte per dimension."""
+    metric = _faiss.METRIC_INNER_PRODUCT
+    if codes:
+        index = _faiss.IndexHNSWSQ(dim, _faiss.ScalarQuantizer.QT_8bit, n_neighbours, metric)
+    else:
+        index = _faiss.IndexHNSWFlat(dim, n_neighbours, metric)
+    index.hnsw.efConstruction = ef_construction
+    index.hnsw.rng = _faiss.RandomGenerator(seed + 1)
+    return index
+
+
+def write_through(index: faiss.Index, write: Callable[[bytes], int]) -> None:
+    """Serialize an index in pieces through `write`, whose exceptions come out here unchanged."""
+    _faiss.write_index(index, _faiss.PyCallbackIOWriter(write))
+
+
+def read(path: Path) -> Any:
+    """Read an index file."""
+    return _faiss.read_index(str(path))

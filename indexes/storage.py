@@ -1,0 +1,226 @@
+"""An index on disk: `index.faiss`, which plain faiss.read_index opens, and a manifest of what it must be.
+
+FAISS files carry no checksum and their writer reports success on a full disk, so the bytes are hashed before
+they are written and everything is compared before it is served.
+"""
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+
+from indexes.choose import FAMILIES
+from indexes.errors import DamagedArtefact, Locked
+from indexes.exact import ExactIndex
+from indexes.files import write_checked
+from indexes.hits import Hits, Index, Param
+from indexes.hnsw import HnswIndex
+from indexes.ivf import IvfIndex
+from indexes.kernel import list_ids, read, write_through
+from indexes.manifest import Json, Manifest, read_manifest, verify_directory, write_manifest
+from indexes.versions import list_versions, publish, resolve, rollback
+
+__all__ = [
+    "DamagedArtefact",
+    "Locked",
+    "Manifest",
+    "list_versions",
+    "load_index",
+    "publish",
+    "read_manifest",
+    "resolve",
+    "rollback",
+    "save_index",
+    "verify_directory",
+    "write_manifest",
+]
+
+INDEX_FILE = "index.faiss"
+GOLDEN_QUERIES, GOLDEN_SCORES = "golden_queries.npy", "golden_scores.npy"
+N_GOLDEN = 8
+GOLDEN_DEPTH = 10
+GOLDEN_TOLERANCE = 1e-3
+"""Relative; another processor rounds the same sums some 1e-6 apart."""
+MIN_LOOP_LIMIT = 1_000
+
+FAISS_TYPES = {
+    "exact": (b"IxFI", faiss.IndexFlat),
+    "ivf": (b"IwFl", faiss.IndexIVFFlat),
+    "ivf_sq8": (b"IwSq", faiss.IndexIVFScalarQuantizer),
+    "hnsw": (b"IHNf", faiss.IndexHNSWFlat),
+    "hnsw_sq8": (b"IHNs", faiss.IndexHNSWSQ),
+}
+"""By family, the first four bytes of its file and its class: everything else is refused."""
+
+# The limits of the FAISS reader are global to the process.
+_reading = threading.Lock()
+
+
+def save_index(index: Index, directory: Path | str, *, facts: Mapping[str, Json] | None = None) -> Manifest:
+    """Write an index into a directory that is new or empty.
+
+    Args:
+        facts: to be stored beside the index's own facts (family, params, dim, n_items, metric).
+    """
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    if next(directory.iterdir(), None) is not None:
+        raise FileExistsError(f"{directory}: expected an empty directory; write into a new one")
+    if not isinstance(index, ExactIndex | IvfIndex | HnswIndex):
+        raise ValueError(
+            f"index: expected one of the families {', '.join(FAMILIES)}, got {type(index).__name__}"
+        )
+    faiss_index = index.faiss_index
+    write_checked(directory / INDEX_FILE, lambda writer: write_through(faiss_index, writer.write))
+    queries = np.random.default_rng(0).normal(size=(N_GOLDEN, index.dim)).astype(np.float32)
+    _save_array(directory / GOLDEN_QUERIES, queries)
+    _save_array(directory / GOLDEN_SCORES, index.search(queries, GOLDEN_DEPTH).scores)
+    own: dict[str, Json] = {
+        "family": index.family,
+        "params": dict(index.params),
+        "dim": index.dim,
+        "n_items": index.n_items,
+        "metric": "inner_product",
+        "faiss_version": faiss.__version__,
+    }
+    return write_manifest(directory, facts={**(facts or {}), "index": own})
+
+
+def _save_array(path: Path, array: np.ndarray) -> None:
+    write_checked(path, lambda writer: np.lib.format.write_array(writer, array, allow_pickle=False))
+
+
+def load_index(directory: Path | str, *, verify: bool = True) -> Index:
+    """Load what `save_index` wrote, ready to search.
+
+    Args:
+        verify: read every byte for its checksum and compare the golden queries. Without, the manifest, size,
+            limits and structure are still checked; for a directory whose bundle has just been verified.
+
+    Raises:
+        FileNotFoundError: no manifest.
+        DamagedArtefact: anything that is not as it was written, or not an index of ours.
+    """
+    directory = Path(directory)
+    manifest = verify_directory(directory) if verify else read_manifest(directory)
+    own = _facts(directory, manifest)
+    faiss_index = _read_faiss(directory, manifest, own)
+    index = _wrap(faiss_index, own)
+    if verify:
+        _check_golden(directory, index)
+    return index
+
+
+class _Facts(dict[str, Json]):
+    """The index's own facts, typed on the way out."""
+
+    def text(self, name: str) -> str:
+        value = self.get(name)
+        if not isinstance(value, str):
+            raise TypeError(f"{name}: expected text, got {value!r}")
+        return value
+
+    def count(self, name: str) -> int:
+        value = self.get(name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise TypeError(f"{name}: expected a count, got {value!r}")
+        return value
+
+    def params(self) -> dict[str, Param]:
+        value = self.get("params")
+        if not isinstance(value, dict):
+            raise TypeError(f"params: expected a table, got {value!r}")
+        return {name: param for name, param in value.items() if isinstance(param, int | float | str)}
+
+
+def _facts(directory: Path, manifest: Manifest) -> _Facts:
+    own = manifest.facts.get("index")
+    try:
+        facts = _Facts(own if isinstance(own, dict) else {})
+        if facts.text("family") not in FAISS_TYPES or facts.text("metric") != "inner_product":
+            raise TypeError(f"family: expected one of {', '.join(FAISS_TYPES)}, got {facts.text('family')!r}")
+        for count in ("dim", "n_items"):
+            facts.count(count)
+        facts.params()
+    except TypeError as error:
+        raise DamagedArtefact(directory, f"its manifest describes no index of ours: {error}") from error
+    if INDEX_FILE not in manifest.files:
+        raise DamagedArtefact(directory / INDEX_FILE, "expected this file in the manifest")
+    return facts
+
+
+def _read_faiss(directory: Path, manifest: Manifest, facts: _Facts) -> Any:
+    path = directory / INDEX_FILE
+    magic, kind = FAISS_TYPES[facts.text("family")]
+    size = manifest.files[INDEX_FILE].size_bytes
+    if not path.is_file() or path.stat().st_size != size:
+        raise DamagedArtefact(path, f"expected a file of {size} bytes")
+    with path.open("rb") as file:
+        start = file.read(4)
+    if start != magic:
+        raise DamagedArtefact(path, f"expected a FAISS file of type {magic!r}, got {start!r}")
+    n_lists = int(facts.params().get("n_lists", 0))
+    try:
+        with _limits(vector_bytes=size, loops=max(MIN_LOOP_LIMIT, n_lists)):
+            index = read(path)
+    except (RuntimeError, MemoryError) as error:
+        raise DamagedArtefact(path, f"FAISS cannot read it ({type(error).__name__})") from error
+    if not isinstance(index, kind):
+        raise DamagedArtefact(path, f"expected a {kind.__name__}, got a {type(index).__name__}")
+    expected = facts.count("dim"), facts.count("n_items"), faiss.METRIC_INNER_PRODUCT
+    if (index.d, index.ntotal, index.metric_type) != expected:
+        found = (index.d, index.ntotal, index.metric_type)
+        raise DamagedArtefact(path, f"expected (dim, n_items, metric) {expected}, got {found}")
+    _check_parts(path, index)
+    return index
+
+
+@contextmanager
+def _limits(*, vector_bytes: int, loops: int) -> Iterator[None]:
+    """Keep the FAISS reader from allocating more than the file can hold (0.5 MB took 2.7 GB without)."""
+    with _reading:
+        before = faiss.get_deserialization_vector_byte_limit(), faiss.get_deserialization_loop_limit()
+        faiss.set_deserialization_vector_byte_limit(vector_bytes)
+        faiss.set_deserialization_loop_limit(loops)
+        try:
+            yield
+        finally:
+            faiss.set_deserialization_vector_byte_limit(before[0])
+            faiss.set_deserialization_loop_limit(before[1])
+
+
+def _check_parts(path: Path, index: faiss.Index) -> None:
+    """Check what is inside: parts of the types we build, and each row there exactly once."""
+    if isinstance(index, faiss.IndexIVF):
+        quantizer = faiss.downcast_index(index.quantizer)
+        ids = np.concatenate([list_ids(index, number) for number in range(index.nlist)])
+        plain = isinstance(quantizer, faiss.IndexFlat) and quantizer.ntotal == index.nlist
+        if not plain or not np.array_equal(np.sort(ids), np.arange(index.ntotal)):
+            raise DamagedArtefact(path, "its inverted lists do not hold each row once")
+    if isinstance(index, faiss.IndexHNSW):
+        storage = faiss.downcast_index(index.storage)
+        plain = isinstance(storage, faiss.IndexFlat | faiss.IndexScalarQuantizer)
+        if not plain or storage.ntotal != index.ntotal or storage.d != index.d:
+            raise DamagedArtefact(path, "its graph does not fit its vectors")
+
+
+def _wrap(faiss_index: Any, facts: _Facts) -> ExactIndex | IvfIndex | HnswIndex:
+    family, params = facts.text("family"), facts.params()
+    if family == "exact":
+        return ExactIndex(faiss_index)
+    if family.startswith("ivf"):
+        return IvfIndex(faiss_index, family, params)
+    return HnswIndex(faiss_index, family, params)
+
+
+def _check_golden(directory: Path, index: Index) -> None:
+    """Search the stored queries again: bytes can be intact and a library still answer otherwise."""
+    queries = np.load(directory / GOLDEN_QUERIES, allow_pickle=False)
+    expected = np.load(directory / GOLDEN_SCORES, allow_pickle=False)
+    found: Hits = index.search(queries, GOLDEN_DEPTH)
+    if not np.allclose(found.scores, expected, rtol=GOLDEN_TOLERANCE, atol=GOLDEN_TOLERANCE):
+        raise DamagedArtefact(directory, "its golden queries are answered otherwise than when it was built")

@@ -1,0 +1,207 @@
+"""A root of versions: published in one step, read without a lock, rolled back by moving a pointer.
+
+    root/versions/000007/...      complete and immutable, with its manifest.json
+    root/CURRENT                  "000007 <sha256 of its manifest>": the version that is served
+    root/.lock                    held while somebody publishes
+
+A version is written in a hidden directory, synced, verified, renamed; then CURRENT is replaced. A crash at
+any point leaves the old version current or the new one, never a mix; the next publisher removes its debris.
+"""
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from indexes.errors import DamagedArtefact, Locked
+from indexes.files import exclusive, fingerprint, replace_file, sync
+from indexes.manifest import MANIFEST_NAME, Json, list_files, read_manifest, verify_directory, write_manifest
+
+CURRENT_NAME = "CURRENT"
+LOCK_NAME = ".lock"
+DEBRIS_PREFIX = ".tmp-"
+PREVIOUS_FACT = "previous_version"
+
+
+def publish(
+    root: Path | str, fill: Callable[[Path], None], *, facts: Mapping[str, Json], keep: int = 3
+) -> Path:
+    """Publish what `fill` writes as the new current version.
+
+    Args:
+        root: made if it is not there.
+        fill: called once with an empty directory; directories in it that have a manifest of their own (an index)
+            are verified too.
+        facts: stored in the manifest, read after `fill` has returned; the version it replaces is added.
+        keep: how many of the newest versions stay, the new one among them.
+
+    Returns:
+        The directory of the new version.
+
+    Raises:
+        Locked: somebody else is publishing.
+        OSError: the disk is full; the current version is as before.
+    """
+    if keep < 1:
+        raise ValueError(f"keep: expected at least 1, got {keep!r}")
+    root = Path(root)
+    (root / "versions").mkdir(parents=True, exist_ok=True)
+    with _lock(root):
+        _remove_debris(root)
+        sync(root.parent)
+        sync(root)
+        number = 1 + max((int(version.name) for version in list_versions(root)), default=0)
+        temporary = root / "versions" / f"{DEBRIS_PREFIX}{number:06d}-{os.getpid()}"
+        temporary.mkdir()
+        try:
+            fill(temporary)
+            previous = {PREVIOUS_FACT: _current_name(root)}
+            _seal(temporary, {**facts, **previous})
+            version = root / "versions" / f"{number:06d}"
+            os.rename(temporary, version)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        sync(root / "versions")
+        _point(root, version)
+        _prune(root, keep)
+    return version
+
+
+def _seal(directory: Path, facts: Mapping[str, Json]) -> None:
+    for name in list_files(directory):
+        if name.endswith("/" + MANIFEST_NAME):
+            verify_directory((directory / name).parent)
+    write_manifest(directory, facts=facts)
+    verify_directory(directory)
+
+
+def resolve(path: Path | str) -> Path:
+    """Return the version to load: `path` itself if it is one, else the one its CURRENT names.
+
+    Raises:
+        FileNotFoundError: neither a version nor a root with a published one.
+        DamagedArtefact: CURRENT is altered or names a version that is not the published one.
+    """
+    path = Path(path)
+    if (path / MANIFEST_NAME).is_file():
+        return path
+    pointer = path / CURRENT_NAME
+    if not pointer.is_file():
+        raise FileNotFoundError(
+            f"{path}: expected {MANIFEST_NAME} or {CURRENT_NAME} in it; publish a version first"
+        )
+    match = re.fullmatch(rb"(\d{6,}) ([0-9a-f]{64})\n", pointer.read_bytes())
+    if match is None:
+        raise DamagedArtefact(pointer, "expected a version number and a checksum", cure="roll back")
+    version = path / "versions" / match[1].decode()
+    manifest = version / MANIFEST_NAME
+    if not manifest.is_file():
+        raise DamagedArtefact(
+            manifest, "CURRENT names this version, its manifest is missing", cure="roll back"
+        )
+    if fingerprint(manifest).sha256 != match[2].decode():
+        raise DamagedArtefact(manifest, f"its checksum is not the one in {pointer}", cure="roll back")
+    return version
+
+
+def list_versions(root: Path | str) -> list[Path]:
+    """Return the complete versions, oldest first; they are complete, not verified."""
+    versions = Path(root) / "versions"
+    if not versions.is_dir():
+        return []
+    found = [path for path in versions.iterdir() if re.fullmatch(r"\d{6,}", path.name) and path.is_dir()]
+    return sorted(
+        (path for path in found if (path / MANIFEST_NAME).is_file()), key=lambda path: int(path.name)
+    )
+
+
+def rollback(root: Path | str, *, to: str | None = None) -> Path:
+    """Make an older version current again, after verifying it; nothing is deleted.
+
+    Args:
+        to: the name of a version; None takes the one that the current version replaced or, if that is damaged
+            or gone, the newest intact one before it.
+
+    Raises:
+        ValueError: there is no such version.
+        DamagedArtefact: the version asked for is damaged; CURRENT is as before.
+        Locked: somebody is publishing.
+    """
+    root = Path(root)
+    with _lock(root):
+        versions = {version.name: version for version in list_versions(root)}
+        if to is not None:
+            if to not in versions:
+                raise ValueError(f"to: expected one of {sorted(versions)}, got {to!r}")
+            verify_directory(versions[to])
+            return _point(root, versions[to])
+        for name in _older(root, versions):
+            try:
+                verify_directory(versions[name])
+            except DamagedArtefact:
+                continue
+            return _point(root, versions[name])
+    raise ValueError(f"{root}: expected an intact version before the current one, found none; publish again")
+
+
+def _older(root: Path, versions: Mapping[str, Path]) -> list[str]:
+    """Names of the versions to fall back to, best first."""
+    newest_first = sorted(versions, key=int, reverse=True)
+    current = _current_name(root)
+    if current is None:
+        return newest_first
+    older = [name for name in newest_first if int(name) < int(current)]
+    try:
+        previous = read_manifest(root / "versions" / current).facts.get(PREVIOUS_FACT)
+    except (DamagedArtefact, FileNotFoundError):
+        previous = None
+    return sorted(older, key=lambda name: name != previous)
+
+
+def _current_name(root: Path) -> str | None:
+    """Name in CURRENT, whatever state its version is in; None if CURRENT is missing or unreadable."""
+    pointer = root / CURRENT_NAME
+    match = re.match(rb"(\d{6,}) ", pointer.read_bytes()) if pointer.is_file() else None
+    return None if match is None else match[1].decode()
+
+
+def _point(root: Path, version: Path) -> Path:
+    checksum = fingerprint(version / MANIFEST_NAME).sha256
+    replace_file(root / CURRENT_NAME, f"{version.name} {checksum}\n".encode())
+    return version
+
+
+def _prune(root: Path, keep: int) -> None:
+    current = _current_name(root)
+    for version in list_versions(root)[:-keep]:
+        if version.name != current:
+            _discard(version)
+
+
+def _remove_debris(root: Path) -> None:
+    for path in (root / "versions").iterdir():
+        if path.name.startswith(DEBRIS_PREFIX):
+            shutil.rmtree(path, ignore_errors=True)
+    (root / f"{CURRENT_NAME}.tmp").unlink(missing_ok=True)
+
+
+def _discard(version: Path) -> None:
+    """Take a version out of sight in one step before its files go one by one."""
+    hidden = version.with_name(f"{DEBRIS_PREFIX}old-{version.name}")
+    os.rename(version, hidden)
+    shutil.rmtree(hidden, ignore_errors=True)
+
+
+@contextmanager
+def _lock(root: Path) -> Iterator[None]:
+    if not root.is_dir():
+        raise FileNotFoundError(f"{root}: expected a directory of versions; publish a version first")
+    with exclusive(root / LOCK_NAME) as holder:
+        if holder is not None:
+            raise Locked(
+                f"{root}: expected to be the only publisher, locked by process {holder}; try again later"
+            )
+        yield
