@@ -95,12 +95,14 @@ pip_install() { # pip_install all|attempt ARGUMENTS...   (attempt: its errors ar
   "$venv/bin/python" -m pip install --progress-bar off -c "$constraints" "$@" 2>&1 | "$venv/bin/python" -I -u -c '
 import re, sys
 dull = ("Looking in", "Requirement already", "Using cached", "Obtaining", "Preparing", "Getting requirements",
-        "Checking if", "Installing build", "WARNING: Location", "Processing", "Created", "Stored", "Building")
+        "Checking if", "Installing build", "WARNING: Location", "Processing", "Created", "Stored", "Building",
+        "Attempting uninstall", "Found existing", "Uninstalling", "Successfully uninstalled")
 if sys.argv[1] == "attempt":
     dull += ("ERROR", "WARNING")
 for line in sys.stdin:
     if line.strip() and not line.strip().startswith(dull):
         line = re.sub(r"\S+://\S+", "<address>", line.rstrip())
+        line = re.sub(r" \(from .*", "", line)
         print("  " + re.sub(r"host=\S+", "host=<host>,", line)[:160], file=sys.stderr)' "$mode"
 }
 
