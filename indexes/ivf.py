@@ -52,7 +52,7 @@ class IvfIndex:
         """See `Index.search`.
 
         Under a filter as many *matching* rows are compared as without one: the lists are read in the order
-        of their distance until then, skipping those without a match, so that a selective filter becomes a scan
+        of their distance until then, skipping those without a match: a selective filter becomes a scan
         of all matching rows.
         """
         queries = check_queries(queries, k, self.dim)

@@ -32,7 +32,7 @@ def publish(
 
     Args:
         root: made if it is not there.
-        fill: called once with an empty directory; directories in it that have a manifest of their own (an index)
+        fill: called once with an empty directory; directories in it with a manifest of their own (an index)
             are verified too.
         facts: stored in the manifest, read after `fill` has returned; the version it replaces is added.
         keep: how many of the newest versions stay, the new one among them.
