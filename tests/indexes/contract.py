@@ -26,7 +26,7 @@ def make_queries(vectors: np.ndarray, n_queries: int, *, seed: int = 1) -> np.nd
 
 
 class IndexContract:
-    """A subclass's module gives the fixtures: `index`, built from `vectors` (make_vectors()), and 64 `queries`."""
+    """A subclass's module gives the fixtures `vectors`, `index` (built from them) and 64 `queries`."""
 
     def test_shapes_and_dtypes_are_as_declared(self, index: Index, queries: np.ndarray) -> None:
         hits = index.search(queries, 7)

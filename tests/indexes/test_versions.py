@@ -1,0 +1,204 @@
+"""Versions: published, found, rolled back, locked and pruned."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from indexes import (
+    DamagedArtefact,
+    Locked,
+    list_versions,
+    publish,
+    read_manifest,
+    resolve,
+    rollback,
+    verify_directory,
+)
+from indexes.manifest import write_manifest
+from tests.indexes.world import mark_of, publish_mark
+
+HOLD_LOCK = """
+import sys
+from pathlib import Path
+from indexes import publish
+def fill(directory):
+    (directory / "file").write_text("x")
+    print("filling", flush=True)
+    sys.stdin.read()
+publish(sys.argv[1], fill, facts={})
+"""
+
+
+def write_file(directory: Path) -> None:
+    (directory / "file.txt").write_text("content")
+
+
+def test_a_published_version_is_current_and_its_facts_can_be_read(tmp_path: Path) -> None:
+    version = publish(tmp_path / "root", write_file, facts={"dim": 4, "model": "sha256:abc"})
+    assert resolve(tmp_path / "root") == resolve(version) == version
+    assert read_manifest(version).facts == {"dim": 4, "model": "sha256:abc", "previous_version": None}
+    assert list(verify_directory(version).files) == ["file.txt"]
+
+
+def test_facts_may_be_collected_while_filling(tmp_path: Path) -> None:
+    facts: dict = {}
+
+    def fill(directory: Path) -> None:
+        write_file(directory)
+        facts["ndcg"] = 0.5
+
+    assert read_manifest(publish(tmp_path, fill, facts=facts)).facts["ndcg"] == 0.5
+
+
+def test_only_the_newest_versions_are_kept(tmp_path: Path) -> None:
+    for mark in range(5):
+        publish_mark(tmp_path, mark, keep=2)
+    assert [version.name for version in list_versions(tmp_path)] == ["000004", "000005"]
+
+
+def test_a_fill_that_fails_changes_nothing(tmp_path: Path) -> None:
+    publish_mark(tmp_path, 1)
+
+    def fail(directory: Path) -> None:
+        write_file(directory)
+        raise RuntimeError("no more")
+
+    with pytest.raises(RuntimeError, match="no more"):
+        publish(tmp_path, fail, facts={})
+    assert mark_of(tmp_path) == 1
+    assert [path.name for path in (tmp_path / "versions").iterdir()] == ["000001"]
+
+
+def test_rollback_returns_to_the_version_before(tmp_path: Path) -> None:
+    for mark in (1, 2, 3):
+        publish_mark(tmp_path, mark)
+    rollback(tmp_path)
+    assert mark_of(tmp_path) == 2
+    publish_mark(tmp_path, 4)
+    rollback(tmp_path)  # 4 replaced 2; 3 had been withdrawn
+    assert mark_of(tmp_path) == 2
+    rollback(tmp_path, to="000003")
+    assert mark_of(tmp_path) == 3
+
+
+def test_rollback_passes_over_damaged_versions(tmp_path: Path) -> None:
+    for mark in (1, 2, 3):
+        publish_mark(tmp_path, mark)
+    (tmp_path / "versions" / "000002" / "items.txt").write_text("altered")
+    rollback(tmp_path)
+    assert mark_of(tmp_path) == 1
+    with pytest.raises(DamagedArtefact, match=r"items\.txt"):
+        rollback(tmp_path, to="000002")
+    assert mark_of(tmp_path) == 1
+    with pytest.raises(ValueError, match="expected an intact version before the current one, found none"):
+        rollback(tmp_path)
+
+
+def test_rollback_repairs_a_lost_pointer(tmp_path: Path) -> None:
+    publish_mark(tmp_path, 1)
+    publish_mark(tmp_path, 2)
+    (tmp_path / "CURRENT").write_text("nonsense")
+    with pytest.raises(DamagedArtefact, match="CURRENT: expected a version number and a checksum"):
+        resolve(tmp_path)
+    rollback(tmp_path)
+    assert mark_of(tmp_path) == 2
+
+
+def test_an_unknown_version_is_refused(tmp_path: Path) -> None:
+    publish_mark(tmp_path, 1)
+    with pytest.raises(ValueError, match=r"to: expected one of \['000001'\], got '\.\./000001'"):
+        rollback(tmp_path, to="../000001")
+
+
+def test_a_second_publisher_is_told_who_holds_the_lock(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", HOLD_LOCK, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout is not None
+        assert first.stdout.readline() == "filling\n"
+        with pytest.raises(Locked, match=f"locked by process {first.pid}"):
+            publish_mark(tmp_path, 2)
+        with pytest.raises(Locked, match="locked by process"):
+            rollback(tmp_path)
+        first.communicate("")
+    assert resolve(tmp_path).name == "000001"
+    assert publish_mark(tmp_path, 2).name == "000002"
+
+
+def test_a_dead_publisher_holds_no_lock_and_its_debris_goes(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", HOLD_LOCK, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first:
+        assert first.stdout is not None
+        first.stdout.readline()
+        first.kill()
+    assert [path.name[:5] for path in (tmp_path / "versions").iterdir()] == [".tmp-"]
+    publish_mark(tmp_path, 2)
+    assert [path.name for path in (tmp_path / "versions").iterdir()] == ["000001"]
+
+
+def test_links_are_refused_when_publishing_and_when_loading(tmp_path: Path) -> None:
+    def link(directory: Path) -> None:
+        (directory / "passwd").symlink_to("/etc/passwd")
+
+    with pytest.raises(ValueError, match="found a link or special file"):
+        publish(tmp_path, link, facts={})
+    version = publish(tmp_path, write_file, facts={})
+    os.rename(version / "file.txt", tmp_path / "elsewhere")
+    (version / "file.txt").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DamagedArtefact, match="found a link or special file"):
+        verify_directory(version)
+
+
+def test_missing_and_added_files_are_named(tmp_path: Path) -> None:
+    version = publish(tmp_path, write_file, facts={})
+    (version / "modules.json").write_text("{}")
+    with pytest.raises(DamagedArtefact, match=r"modules\.json: expected no such file"):
+        verify_directory(version)
+    (version / "modules.json").unlink()
+    (version / "file.txt").unlink()
+    with pytest.raises(DamagedArtefact, match=r"file\.txt: expected this file, it is missing"):
+        verify_directory(version)
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "a//b", "a/../b", "", ".", "a\\b", "a\nb"])
+def test_paths_that_leave_the_directory_are_refused(tmp_path: Path, name: str) -> None:
+    from indexes.files import Fingerprint
+    from indexes.manifest import Manifest, _encode
+
+    forged = Manifest(facts={}, files={name: Fingerprint(0, "0" * 64)})
+    (tmp_path / "manifest.json").write_bytes(_encode(forged))
+    with pytest.raises(DamagedArtefact, match="its own checksum does not fit its content"):
+        verify_directory(tmp_path)
+
+
+def test_a_newer_format_is_refused_with_both_versions_named(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text('{"format": "tandem-manifest", "format_version": 7, "parts": []}')
+    with pytest.raises(
+        DamagedArtefact, match="expected format version up to 1, got 7; install a newer tandem"
+    ):
+        read_manifest(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"[]", b"{}", b"null", b"\xff", b"[" * 100_000, b'{"format": 1}'])
+def test_anything_else_is_no_manifest(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "manifest.json").write_bytes(content)
+    with pytest.raises(DamagedArtefact, match="expected a manifest, cannot read it"):
+        read_manifest(tmp_path)
+
+
+def test_facts_that_json_cannot_hold_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_manifest(tmp_path, facts={"loss": float("nan")})
+    with pytest.raises(ValueError, match="facts: expected values that JSON gives back as they were"):
+        write_manifest(tmp_path, facts={1: "one"})  # type: ignore[dict-item]
+
+
+def test_a_place_without_versions_says_so(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"expected manifest\.json or CURRENT in it"):
+        resolve(tmp_path)
+    with pytest.raises(FileNotFoundError, match="expected a directory of versions"):
+        rollback(tmp_path / "nowhere")
+    with pytest.raises(ValueError, match="keep: expected at least 1, got 0"):
+        publish_mark(tmp_path, 1, keep=0)
