@@ -1,0 +1,204 @@
+"""The item table and the user table are read the same way: ids, clean text columns, typed attributes."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from retrieval.data.chunks import Chunk
+from retrieval.data.ids import IdEncoder, IdMap
+from retrieval.data.rejects import RejectLog, RowFaults
+from retrieval.data.values import describe, is_text, read_texts
+
+OnDuplicate = Literal["error", "first", "last"]
+_HAS_WORDS = r"[\p{L}\p{N}]"  # emoji and punctuation alone are one unknown token to a tokenizer
+_WHOLE = r"^-?(0|[1-9][0-9]{0,17})$"
+_DECIMAL = r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?$"
+
+
+@dataclass
+class CatalogueBuilder:
+    """Takes chunks of a table with one row per id, gives an IdMap and a frame in the same order."""
+
+    id_column: str
+    text_columns: tuple[str, ...]
+    needs_words: bool
+    """Rows without a letter or digit in any text column are refused."""
+    n_cut: Counter[str] = field(default_factory=Counter)
+    n_empty: int = 0
+    n_replaced: int = 0
+    dropped: set[str] = field(default_factory=set)
+    """Attributes of a type that cannot be kept."""
+
+    def __post_init__(self) -> None:
+        self._encoder = IdEncoder()
+        self._rows: list[np.ndarray] = []
+        self._parts: list[dict[str, pa.Array]] = []
+        self._untyped: set[str] = set()
+
+    def add(self, chunk: Chunk, log: RejectLog) -> None:
+        """Checks one chunk and keeps its good rows."""
+        faults = RowFaults(len(chunk))
+        rows = encode_ids(self._encoder, chunk, self.id_column, faults)
+        part: dict[str, pa.Array] = {}
+        for name in self.text_columns:
+            part[name] = self._read_text(chunk, name, faults)
+        if self.needs_words:
+            has_words = np.zeros(len(chunk), bool)
+            for name in self.text_columns:
+                has_words |= _matches(part[name], _HAS_WORDS)
+            self.n_empty += int((~has_words & faults.good).sum())
+            faults.mark(~has_words, "text is empty: no letter or digit in " + ", ".join(self.text_columns))
+        for name in chunk.columns.keys() - part.keys() - {self.id_column}:
+            if (column := self._read_attribute(chunk, name)) is not None:
+                part[name] = column
+        log.add(str(chunk.file), chunk.rows, faults, chunk.columns)
+        good = pa.array(faults.good)
+        self._rows.append(rows[faults.good])
+        self._parts.append({name: column.filter(good) for name, column in part.items()})
+
+    def _read_text(self, chunk: Chunk, name: str, faults: RowFaults) -> pa.Array:
+        if name not in chunk.columns:
+            return pa.array([""] * len(chunk), pa.string())
+        try:
+            texts = read_texts(chunk.columns[name])
+        except TypeError as error:
+            raise ValueError(f"{chunk.file}: column {name!r}: expected text, found {error}") from None
+        for reason, mask in texts.wrong.items():
+            faults.mark(mask, f"{name} {reason}")
+        if texts.n_cut:
+            self.n_cut[name] += texts.n_cut
+        return texts.values
+
+    def _read_attribute(self, chunk: Chunk, name: str) -> pa.Array | None:
+        column = chunk.columns[name]
+        if not chunk.typed:
+            self._untyped.add(name)
+        if isinstance(column, list):
+            column = pa.array([None if value is None else ascii(value) for value in column], pa.string())
+        kind = column.type
+        if pa.types.is_decimal(kind):
+            return column.cast(pa.float64())
+        plain = (
+            pa.types.is_boolean,
+            pa.types.is_integer,
+            pa.types.is_floating,
+            pa.types.is_date,
+            pa.types.is_timestamp,
+        )
+        if any(test(kind) for test in plain) or pa.types.is_null(kind):
+            return column
+        try:
+            texts = read_texts(column)
+        except TypeError:
+            self.dropped.add(name)
+            return None
+        if texts.n_cut:
+            self.n_cut[name] += texts.n_cut
+        return pc.if_else(pc.equal(texts.values, ""), None, texts.values)
+
+    def finish(self, *, on_duplicate: OnDuplicate) -> tuple[IdMap, pd.DataFrame]:
+        """Joins the chunks; applies `on_duplicate`. Attributes are sorted by name."""
+        rows = np.concatenate(self._rows) if self._rows else np.empty(0, np.int64)
+        keep = self._distinct(rows, on_duplicate)
+        names = {name for part in self._parts for name in part} - set(self.text_columns)
+        joined = {name: self._join(name, keep) for name in (*self.text_columns, *sorted(names))}
+        ids = self._encoder.to_map(rows[keep])
+        frame = pa.table(joined).to_pandas()
+        frame.insert(0, self.id_column, pd.Series(ids.ids, dtype="str"))
+        return ids, frame
+
+    def _distinct(self, rows: np.ndarray, on_duplicate: OnDuplicate) -> np.ndarray:
+        """Positions of the rows to keep, rising."""
+        from_end = on_duplicate == "last"
+        _, first = np.unique(rows[::-1] if from_end else rows, return_index=True)
+        keep = np.sort(len(rows) - 1 - first if from_end else first)
+        self.n_replaced = len(rows) - len(keep)
+        if self.n_replaced and on_duplicate == "error":
+            repeated = rows[np.setdiff1d(np.arange(len(rows)), keep)]
+            examples = self._encoder.to_map(repeated[np.sort(np.unique(repeated, return_index=True)[1])][:5]).ids
+            raise ValueError(
+                f"expected every {self.id_column} once, got {self.n_replaced} rows with a repeated one: "
+                f"{', '.join(map(repr, examples))}; mend them or pass on_duplicate='last' (or 'first')"
+            )
+        return keep
+
+    def _join(self, name: str, keep: np.ndarray) -> pa.ChunkedArray | pa.Array:
+        parts = [part.get(name, pa.nulls(len(rows))) for part, rows in zip(self._parts, self._rows, strict=True)]
+        kinds = {part.type for part in parts if not pa.types.is_null(part.type)}
+        numeric = all(pa.types.is_integer(kind) or pa.types.is_floating(kind) for kind in kinds)
+        kind = kinds.pop() if len(kinds) == 1 else pa.float64() if kinds and numeric else pa.string()
+        column = pa.chunked_array([part.cast(kind, safe=False) for part in parts], type=kind).take(pa.array(keep))
+        return _infer(column) if name in self._untyped and is_text(kind) else column
+
+
+def encode_ids(encoder: IdEncoder, chunk: Chunk, name: str, faults: RowFaults) -> np.ndarray:
+    """Gives the rows of an id column, int64, negative where a fault was marked.
+
+    Raises:
+        ValueError: a column whose type cannot hold ids.
+    """
+    column = chunk.columns.get(name)
+    if column is None:
+        column = pa.nulls(len(chunk), pa.string())
+    if not isinstance(column, list):
+        kind = column.type
+        inner = kind.value_type if pa.types.is_dictionary(kind) else kind
+        if pa.types.is_integer(inner) or pa.types.is_null(inner):
+            column = column.dictionary_decode() if inner is not kind else column
+            column = column.cast(pa.string())
+        elif not is_text(kind):
+            raise ValueError(
+                f"{chunk.file}: column {name!r}: expected text or whole numbers, found {describe(column)}; "
+                "write ids as text (whole numbers with gaps turn into fractions, which lose digits)"
+            )
+    rows, found = encoder.encode(column)
+    for mask, reason in found:
+        faults.mark(mask, f"{name} {reason}")
+    return rows
+
+
+class IdTypes:
+    """Remembers whether an id column came as text or as whole numbers, over files and tables."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, set[str]] = {}
+
+    def note(self, chunk: Chunk, name: str) -> None:
+        """Takes the type of one chunk's column, where the format has types."""
+        column = chunk.columns.get(name)
+        if column is None or not chunk.typed:
+            return
+        if isinstance(column, list):
+            kinds = {"text" if isinstance(value, str) else "whole numbers" for value in column if value is not None}
+        else:
+            kinds = set() if pa.types.is_null(column.type) else {"text" if is_text(column.type) else "whole numbers"}
+        self._seen.setdefault(name, set()).update(kinds)
+
+    def by_column(self) -> dict[str, str]:
+        """Column -> "text", "whole numbers" or "text and whole numbers"."""
+        return {name: " and ".join(sorted(kinds)) for name, kinds in self._seen.items() if kinds}
+
+    def warnings(self) -> list[str]:
+        """One line per column that came both ways."""
+        return [
+            f"{name} comes as text and as whole numbers; compared as text, so 1 and '1' are one id"
+            for name, kinds in self._seen.items()
+            if len(kinds) > 1
+        ]
+
+
+def _matches(column: pa.Array, pattern: str) -> np.ndarray:
+    return pc.match_substring_regex(column, pattern).to_numpy(zero_copy_only=False).astype(bool)
+
+
+def _infer(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Turns an attribute of a text-only format into numbers when every cell is a plain one ("007" and "1e5" are not)."""
+    for pattern, kind in ((_WHOLE, pa.int64()), (_DECIMAL, pa.float64())):
+        if column.null_count < len(column) and pc.all(pc.match_substring_regex(column, pattern)).as_py():
+            return column.cast(kind)
+    return column

@@ -1,0 +1,43 @@
+"""One table file becomes chunks of columns; what is common to CSV, JSON lines and parquet."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+CHUNK_ROWS = 65_536
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some consecutive rows of one file, by column."""
+
+    file: Path
+    names: tuple[str, ...]
+    """All columns of the file (JSON lines: of this chunk), also those that were not asked for."""
+    columns: dict[str, pa.Array | list]
+    """The columns asked for. A list stands for a JSON column of mixed types; CSV columns are all text."""
+    rows: np.ndarray
+    """int64 (n_rows,): the number of each row for a person (see `rejects`)."""
+    unreadable: tuple[tuple[int, str, str], ...] = ()
+    """(row, reason, text) of lines that are no rows."""
+    typed: bool = True
+    """False where the format has only text (CSV)."""
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+def check_names(file: Path, names: list[str], required: Collection[str]) -> None:
+    """Refuses a header with a repeated or a missing column, naming what is there."""
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise ValueError(f"{file}: expected every column once, got {', '.join(map(repr, repeated))} more than once")
+    missing = [name for name in required if name not in names]
+    if missing:
+        raise ValueError(
+            f"{file}: expected columns {', '.join(required)}; found {', '.join(map(repr, names)) or 'none'}; "
+            f"missing {', '.join(missing)}. A column map renames, for example {missing[0]}=YOUR_COLUMN"
+        )

@@ -1,0 +1,131 @@
+"""Refused rows on their way to a file: JSON lines of file, row, reason, values; counted by reason.
+
+`row` is what a person finds in an editor: in CSV and JSON lines the line on which the row begins (a CSV header is line 1,
+so its first row is row 2; a line break inside quotes counts); in parquet the number of the row in that file, from 1.
+"""
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+MAX_VALUE_CHARS = 200
+_N_EXAMPLES = 3
+
+
+class RowFaults:
+    """The first fault of every row of one chunk."""
+
+    def __init__(self, n_rows: int) -> None:
+        self._codes = np.zeros(n_rows, dtype=np.int32)
+        self._reasons: list[str] = []
+
+    def mark(self, mask: np.ndarray, reason: str) -> None:
+        """Gives `reason` to the rows of `mask` (bool) that have no fault yet."""
+        mask = mask & (self._codes == 0)
+        if mask.any():
+            self._reasons.append(reason)
+            self._codes[mask] = len(self._reasons)
+
+    @property
+    def good(self) -> np.ndarray:
+        """bool (n_rows,), True where nothing was marked."""
+        return self._codes == 0
+
+    def faulty(self) -> list[tuple[int, str]]:
+        """Place and reason of every faulty row, in order."""
+        return [(int(place), self._reasons[self._codes[place] - 1]) for place in np.flatnonzero(self._codes)]
+
+    def counts(self) -> dict[str, int]:
+        """Reason -> number of rows."""
+        numbers = np.bincount(self._codes, minlength=len(self._reasons) + 1)[1:]
+        total: Counter[str] = Counter()
+        for reason, number in zip(self._reasons, numbers.tolist(), strict=True):
+            total[reason] += number
+        return {reason: number for reason, number in total.items() if number}
+
+
+class RejectLog:
+    """Counts refused rows, writes them to `path` if given, and stops the read when there are more than `max_bad_rows`.
+
+    Use it as a context: the file appears under its name only when the read ends, also when it ends with an error.
+    """
+
+    def __init__(self, path: str | Path | None, *, max_bad_rows: int | None) -> None:
+        if max_bad_rows is not None and max_bad_rows < 0:
+            raise ValueError(f"expected max_bad_rows of 0 or more, or None for no limit, got {max_bad_rows}")
+        self.path = Path(path) if path is not None else None
+        self.counts: Counter[str] = Counter()
+        self._max_bad_rows = max_bad_rows
+        self._examples: list[str] = []
+        self._unfinished: Path | None = None
+
+    def __enter__(self) -> "RejectLog":
+        if self.path is not None:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._unfinished = self.path.with_name(f".{self.path.name}.{os.getpid()}.tmp")
+            self._file = self._unfinished.open("w", encoding="utf-8")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.path is not None and self._unfinished is not None:
+            self._file.close()
+            os.replace(self._unfinished, self.path)
+
+    @property
+    def n_rows(self) -> int:
+        """Rows refused so far."""
+        return sum(self.counts.values())
+
+    @property
+    def examples(self) -> str:
+        """The first three refused rows, as "file:row: reason; ..."."""
+        return "; ".join(self._examples)
+
+    def add(self, file: str, rows: np.ndarray, faults: RowFaults, columns: dict[str, pa.Array | list]) -> None:
+        """Takes the faulty rows of a chunk; `rows` int64 (n_rows,) are their numbers for a person."""
+        counts = faults.counts()
+        if not counts:
+            return
+        if self.path is not None or len(self._examples) < _N_EXAMPLES:
+            faulty = faults.faulty()
+            for place, reason in faulty if self.path is not None else faulty[:_N_EXAMPLES]:
+                self._write(file, int(rows[place]), reason, _values(columns, place))
+        self.counts.update(counts)
+        self._stop_if_too_many()
+
+    def add_unreadable(self, file: str, lines: Iterable[tuple[int, str, str]]) -> None:
+        """Takes (row, reason, text of the line) of lines that could not even be split into columns."""
+        for row, reason, text in lines:
+            self._write(file, row, reason, {"line": text[:MAX_VALUE_CHARS]})
+            self.counts[reason] += 1
+        self._stop_if_too_many()
+
+    def _write(self, file: str, row: int, reason: str, values: dict[str, str]) -> None:
+        if len(self._examples) < _N_EXAMPLES:
+            self._examples.append(f"{file}:{row}: {reason}")
+        if self.path is not None:  # ASCII escapes: neither control characters nor surrogates reach a terminal
+            self._file.write(json.dumps({"file": file, "row": row, "reason": reason, "values": values}) + "\n")
+
+    def _stop_if_too_many(self) -> None:
+        if self._max_bad_rows is not None and self.n_rows > self._max_bad_rows:
+            raise ValueError(
+                f"expected at most {self._max_bad_rows} bad rows, got {self.n_rows} so far: {self.examples}. "
+                "Mend them or raise max_bad_rows"
+            )
+
+
+def _values(columns: dict[str, pa.Array | list], place: int) -> dict[str, str]:
+    """The cells of one row as text, each cut; missing ones are left out."""
+    cells = {}
+    for name, column in columns.items():
+        value = column[place] if isinstance(column, list) else column[place].as_py()
+        if value is not None:
+            cells[name] = str(value[:MAX_VALUE_CHARS] if isinstance(value, str | bytes | list) else value)[
+                :MAX_VALUE_CHARS
+            ]
+    return cells

@@ -1,0 +1,188 @@
+"""Files in, checked tables out: read_items, read_interactions, read_users.
+
+Bad rows are refused one by one, counted by reason and written to `rejects`; what is wrong with a whole file is an error.
+Memory: chunks are turned into rows and numbers as they come, so a table of n interactions costs about 60 bytes each at
+its peak, whatever the width of the file.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from retrieval.data.catalogue import CatalogueBuilder, IdTypes, OnDuplicate
+from retrieval.data.columns import ITEM_TEXTS, ColumnMap
+from retrieval.data.formats import ChunkReader, Source
+from retrieval.data.gather import InteractionBuilder
+from retrieval.data.ids import IdMap
+from retrieval.data.rejects import RejectLog
+from retrieval.data.report import ReadReport
+from retrieval.data.tables import Interactions, Items, Users
+from retrieval.data.times import TimeUnit
+from retrieval.data.values import MAX_TEXT_CHARS
+
+logger = logging.getLogger(__name__)
+
+
+def read_items(
+    source: Source,
+    *,
+    column_map: Mapping[str, str] | None = None,
+    encoding: str = "utf-8",
+    rejects: str | Path | None = None,
+    on_duplicate: OnDuplicate = "error",
+    allow_empty: bool = False,
+    max_bad_rows: int | None = None,
+) -> Items:
+    """Reads the catalogue from a file, a folder or a data frame; item rows follow the order of the input.
+
+    Args:
+        column_map: our name -> the file's name.
+        rejects: where to write refused rows (see `rejects.py` for what `row` counts).
+        on_duplicate: what to do with a repeated item_id; "last" keeps the last row, in its own place.
+        allow_empty: keep items without a letter or digit in title, description, category and brand.
+        max_bad_rows: stop with an error above so many refused rows; None for no limit.
+
+    Raises:
+        FileNotFoundError: nothing to read. ValueError: a file, a column or too many rows are bad, or no item is left.
+        DamagedArtefact: a truncated or altered file. MemoryError: a file that unpacks to far more than it says.
+    """
+    builder = CatalogueBuilder("item_id", ITEM_TEXTS, needs_words=not allow_empty)
+    ids, frame, report = _read_catalogue(
+        source, "items", builder, column_map, encoding, rejects, on_duplicate, max_bad_rows
+    )
+    return Items(ids, frame, report)
+
+
+def read_users(
+    source: Source,
+    *,
+    column_map: Mapping[str, str] | None = None,
+    encoding: str = "utf-8",
+    rejects: str | Path | None = None,
+    on_duplicate: OnDuplicate = "error",
+    max_bad_rows: int | None = None,
+) -> Users:
+    """Reads the user table: user_id, segment, profile, attributes. Arguments and errors as for `read_items`."""
+    builder = CatalogueBuilder("user_id", ("segment", "profile"), needs_words=False)
+    ids, frame, report = _read_catalogue(
+        source, "users", builder, column_map, encoding, rejects, on_duplicate, max_bad_rows
+    )
+    return Users(ids, frame, report)
+
+
+def _read_catalogue(source, table, builder, column_map, encoding, rejects, on_duplicate, max_bad_rows):
+    if on_duplicate not in ("error", "first", "last"):
+        raise ValueError(f"expected on_duplicate error, first or last, got {on_duplicate!r}")
+    reader = ChunkReader(source, table, ColumnMap(table, column_map), encoding=encoding, all_columns=True)
+    id_types, n_read = IdTypes(), 0
+    with RejectLog(rejects, max_bad_rows=max_bad_rows) as log:
+        for chunk in reader:
+            n_read += len(chunk) + len(chunk.unreadable)
+            log.add_unreadable(str(chunk.file), chunk.unreadable)
+            id_types.note(chunk, builder.id_column)
+            builder.add(chunk, log)
+        _require_rows(table, reader.name, n_read, log)
+        ids, frame = builder.finish(on_duplicate=on_duplicate)
+    warnings = [*reader.warnings, *id_types.warnings()]
+    if builder.n_empty:
+        warnings.append(f"{builder.n_empty:,} items have no text and were left out; allow_empty=True keeps them")
+    for name, count in builder.n_cut.items():
+        warnings.append(f"{count:,} cells of {name} were cut to {MAX_TEXT_CHARS:,} characters")
+    if builder.dropped:
+        warnings.append(f"attributes of a type that is not kept: {', '.join(sorted(builder.dropped))}")
+    report = ReadReport(
+        table=table,
+        source=reader.name,
+        n_read=n_read,
+        n_kept=len(ids),
+        rejected=dict(log.counts),
+        n_replaced=builder.n_replaced,
+        n_cut=dict(builder.n_cut),
+        attributes=tuple(name for name in frame.columns[1 + len(builder.text_columns) :]),
+        id_types=id_types.by_column(),
+        rejects=log.path,
+        warnings=tuple(warnings),
+    )
+    _log(report)
+    return ids, frame, report
+
+
+def read_interactions(
+    source: Source,
+    *,
+    items: Items | IdMap | None,
+    column_map: Mapping[str, str] | None = None,
+    encoding: str = "utf-8",
+    rejects: str | Path | None = None,
+    events: Mapping[str, float] | None = None,
+    time_unit: TimeUnit = "auto",
+    unlabelled: Literal["reject", "keep"] = "reject",
+    max_bad_rows: int | None = None,
+) -> Interactions:
+    """Reads interactions from a file, a folder or a data frame; users get rows in the order of their first good row.
+
+    A row with label 0, or with an event of weight 0, is an impression without interaction: it goes to `negatives` and
+    never into a history. Exact repeats (same user, item, time, event) are dropped and counted; the same pair at another
+    time is a repeat purchase and stays.
+
+    Args:
+        items: the catalogue; rows of other items are refused. None: every item of the file counts.
+        column_map: our name -> the file's name; an empty name leaves an optional column unread.
+        rejects: where to write refused rows (see `rejects.py` for what `row` counts).
+        events: event -> weight; events it lacks are refused. None: every event weighs 1, impressions 0.
+        time_unit: "auto" takes seconds, ISO dates and positions, and refuses milliseconds with a hint.
+        unlabelled: what to do with an empty label where the data has labels; "keep" takes it as an interaction.
+        max_bad_rows: stop with an error above so many refused rows; None for no limit.
+
+    Raises:
+        FileNotFoundError: nothing to read. ValueError: a file, a column or too many rows are bad, labels that are all
+            equal, or no interaction is left.
+        DamagedArtefact: a truncated or altered file. MemoryError: a file that unpacks to far more than it says.
+    """
+    if unlabelled not in ("reject", "keep"):
+        raise ValueError(f"expected unlabelled reject or keep, got {unlabelled!r}")
+    reader = ChunkReader(
+        source, "interactions", ColumnMap("interactions", column_map), encoding=encoding, all_columns=False
+    )
+    builder = InteractionBuilder(items, events, time_unit, unlabelled)
+    n_read = 0
+    with RejectLog(rejects, max_bad_rows=max_bad_rows) as log:
+        for chunk in reader:
+            n_read += len(chunk) + len(chunk.unreadable)
+            log.add_unreadable(str(chunk.file), chunk.unreadable)
+            builder.add(chunk, log)
+        _require_rows("interactions", reader.name, n_read, log)
+    interactions, n_duplicates = builder.finish(reader.name)
+    warnings = [*reader.warnings, *builder.warnings(items)]
+    if reader.other_columns:
+        warnings.append(f"columns that are not read: {', '.join(sorted(reader.other_columns))}")
+    report = ReadReport(
+        table="interactions",
+        source=reader.name,
+        n_read=n_read,
+        n_kept=len(interactions) + len(interactions.negatives),
+        rejected=dict(log.counts),
+        n_duplicates=n_duplicates,
+        unknown_columns=tuple(sorted(reader.other_columns)),
+        id_types=builder.id_types.by_column(),
+        time_kind=interactions.time_kind,
+        rejects=log.path,
+        warnings=tuple(warnings),
+    )
+    _log(report)
+    return replace(interactions, report=report)
+
+
+def _require_rows(table: str, source: str, n_read: int, log: RejectLog) -> None:
+    if n_read == 0:
+        raise ValueError(f"{source}: expected {table}, got no rows: no {table}")
+    if log.n_rows == n_read:
+        raise ValueError(f"{source}: no {table} left: all {n_read} rows were refused: {log.examples}")
+
+
+def _log(report: ReadReport) -> None:
+    logger.info("%s", report.summary())
+    for text in report.warnings:
+        logger.warning("%s: %s", report.source, text)
