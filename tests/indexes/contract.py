@@ -57,9 +57,7 @@ class IndexContract:
     def test_batch_equals_one_by_one(self, index: Index, queries: np.ndarray) -> None:
         together = index.search(queries, 10)
         alone = [index.search(query[None], 10) for query in queries]
-        np.testing.assert_allclose(
-            together.scores, np.concatenate([hits.scores for hits in alone]), atol=1e-5
-        )
+        np.testing.assert_allclose(together.scores, np.concatenate([hits.scores for hits in alone]), atol=1e-5)
         rows = np.concatenate([hits.rows for hits in alone])
         assert (together.rows == rows).mean() > 0.99  # neighbours 1e-7 apart may change places
 
@@ -92,9 +90,7 @@ class IndexContract:
         assert np.isneginf(hits.scores).all()
 
     def test_a_filter_that_allows_all_changes_nothing(self, index: Index, queries: np.ndarray) -> None:
-        _assert_equal(
-            index.search(queries, 9, allowed=np.ones(N_ITEMS, dtype=bool)), index.search(queries, 9)
-        )
+        _assert_equal(index.search(queries, 9, allowed=np.ones(N_ITEMS, dtype=bool)), index.search(queries, 9))
 
     def test_searching_changes_nothing(self, index: Index, queries: np.ndarray) -> None:
         before = index.search(queries, 10)

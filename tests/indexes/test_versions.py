@@ -175,9 +175,7 @@ def test_paths_that_leave_the_directory_are_refused(tmp_path: Path, name: str) -
 
 def test_a_newer_format_is_refused_with_both_versions_named(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text('{"format": "tandem-manifest", "format_version": 7, "parts": []}')
-    with pytest.raises(
-        DamagedArtefact, match="expected format version up to 1, got 7; install a newer tandem"
-    ):
+    with pytest.raises(DamagedArtefact, match="expected format version up to 1, got 7; install a newer tandem"):
         read_manifest(tmp_path)
 
 
