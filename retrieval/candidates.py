@@ -1,0 +1,112 @@
+"""Stage one: the union of what the sources find, with a score from every source for every candidate.
+
+A candidate's features are, per source, how far its score lies above the user's average candidate (in deviations) and
+its rank among the candidates on a log scale: both mean the same for every user and every fit of a source.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from retrieval.sources.base import Queries, Source
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Candidates of a batch of users, best recall score first.
+
+    rows: int64 (n_users, depth), -1 where a user has fewer.
+    features: float32 (n_users, depth, n_features), 0 at padding; the columns are `feature_names(sources)`.
+    scores: float32 (n_users, depth), the recall score, -inf at padding.
+    found_by: uint32 (n_users, depth), bit s is set where source s had the item among its best.
+    """
+
+    rows: np.ndarray
+    features: np.ndarray
+    scores: np.ndarray
+    found_by: np.ndarray
+
+    def ordered(self, scores: np.ndarray, *, depth: int | None = None) -> Candidates:
+        """The same candidates by other scores (n_users, depth): best first, equal scores in the present order."""
+        scores = np.where(self.rows >= 0, scores, -np.inf).astype(np.float32)
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :depth]
+        return Candidates(
+            rows=np.take_along_axis(self.rows, order, axis=1),
+            features=np.take_along_axis(self.features, order[:, :, None], axis=1),
+            scores=np.take_along_axis(scores, order, axis=1),
+            found_by=np.take_along_axis(self.found_by, order, axis=1),
+        )
+
+
+def feature_names(sources: Sequence[Source]) -> list[str]:
+    """The names of the feature columns, two per source."""
+    return [f"{source.name}_{kind}" for kind in ("score", "rank") for source in sources]
+
+
+def gather_candidates(
+    sources: Sequence[Source],
+    queries: Queries,
+    *,
+    per_source: int,
+    allowed: np.ndarray | None = None,
+    extra: Sequence[np.ndarray] | None = None,
+) -> Candidates:
+    """The union of the sources' best, in no order yet (recall scores are 0; see `Candidates.ordered`).
+
+    Args:
+        per_source: how many items each source gives for each user.
+        allowed: bool (n_items,); only these items.
+        extra: per user further item rows to score (int64), whether or not a source finds or `exclude` forbids them.
+    """
+    scans = [source.scan(queries) for source in sources]
+    tops = [scan.top(per_source, allowed=allowed).rows for scan in scans]
+    unions = []
+    for user in range(len(queries)):
+        found = [top[user][top[user] >= 0] for top in tops]
+        if extra is not None:
+            found.append(extra[user])
+        unions.append(np.unique(np.concatenate(found)))
+    depth = max((len(union) for union in unions), default=0)
+    rows = np.full((len(queries), depth), -1, dtype=np.int64)
+    for user, union in enumerate(unions):
+        rows[user, : len(union)] = union
+    found_by = np.zeros(rows.shape, dtype=np.uint32)
+    for bit, top in enumerate(tops):
+        for user in range(len(queries)):
+            found_by[user] |= (np.isin(rows[user], top[user]) & (rows[user] >= 0)).astype(np.uint32) << np.uint32(bit)
+    raw = np.stack([scan.at(rows) for scan in scans], axis=2) if scans else np.empty((*rows.shape, 0), dtype=np.float32)
+    return Candidates(
+        rows=rows, features=standardise(raw, rows), scores=np.zeros(rows.shape, np.float32), found_by=found_by
+    )
+
+
+def standardise(raw: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Features that mean the same for every user: z-scores, then log ranks.
+
+    Args:
+        raw: float32 (n_users, depth, n_sources), the sources' scores.
+        rows: int64 (n_users, depth), -1 at padding.
+
+    Returns:
+        float32 (n_users, depth, 2 * n_sources); a source that says the same of all candidates of a user gives 0. Ranks
+        are 1 for the best and fall by the logarithm, so that 1 against 2 counts as much as 50 against 100.
+    """
+    real = (rows >= 0)[:, :, None]
+    count = np.maximum(real.sum(axis=1, keepdims=True), 1)
+    raw = np.where(real, raw, 0).astype(np.float64)
+    mean = raw.sum(axis=1, keepdims=True) / count
+    deviation = np.sqrt((np.square(raw - mean) * real).sum(axis=1, keepdims=True) / count)
+    z = np.where(deviation > 1e-9, (raw - mean) / np.maximum(deviation, 1e-9), 0)
+    # Equal scores share their rank: the number of candidates that are strictly better.
+    keyed = np.where(real, raw, -np.inf)
+    descending = -np.sort(-keyed, axis=1)
+    rank = np.empty_like(raw)
+    for user in range(len(rows)):
+        for source in range(raw.shape[2]):
+            rank[user, :, source] = np.searchsorted(-descending[user, :, source], -keyed[user, :, source])
+    log_rank = 1 - np.log2(1 + rank) / np.log2(2 + np.maximum(count, 2))
+    log_rank = np.where(deviation > 1e-9, log_rank, 0)
+    return (np.concatenate([np.clip(z, -8, 8), log_rank], axis=2) * real).astype(np.float32)

@@ -1,0 +1,79 @@
+"""The items as the models see them: texts, text vectors, and the index of these vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from indexes import Index, build_index
+from retrieval.data import Items
+from retrieval.encoder.text_encoder import TextEncoder
+from retrieval.sources.base import Queries
+from retrieval.text import TextConfig, history_text, item_texts
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """Items with their texts.
+
+    texts: the full text per item (what is embedded and searched). titles: the short text (how it stands in a history).
+    text_vectors: float32 (n_items, text_dim), rows of length 1, by the frozen encoder.
+    index: over text_vectors.
+    """
+
+    items: Items
+    texts: list[str]
+    titles: list[str]
+    text_vectors: np.ndarray
+    index: Index
+    encoder: TextEncoder
+    text_config: TextConfig
+
+    @property
+    def n_items(self) -> int:
+        """How many items there are."""
+        return len(self.texts)
+
+    def queries(self, histories: Sequence[np.ndarray], *, exclude: Sequence[np.ndarray] | None = None) -> Queries:
+        """Histories (item rows, oldest first) as stage one wants them; by default what was seen is excluded."""
+        texts = tuple(history_text([self.titles[row] for row in self.newest(h)], self.text_config) for h in histories)
+        return Queries(
+            histories=tuple(histories), exclude=tuple(histories if exclude is None else exclude), texts=texts
+        )
+
+    def newest(self, history: np.ndarray) -> np.ndarray:
+        """The newest rows of a history that a text may hold, newest first."""
+        return history[::-1][: self.text_config.history_items]
+
+
+def make_catalogue(
+    items: Items,
+    encoder: TextEncoder,
+    *,
+    text_config: TextConfig,
+    family: str = "auto",
+    seed: int = 0,
+    progress: bool = False,
+) -> Catalogue:
+    """Write the texts, embed them (from the encoder's cache where it knows them) and index the vectors.
+
+    Raises:
+        ValueError: there are no items, or the template's fields name no column of the items at all.
+    """
+    texts, titles = render_items(items, text_config)
+    vectors = encoder.encode(texts, progress="embed items" if progress else None)
+    index = build_index(vectors, family=family, seed=seed)
+    return Catalogue(items, texts, titles, vectors, index, encoder, text_config)
+
+
+def render_items(items: Items, text_config: TextConfig) -> tuple[list[str], list[str]]:
+    """Full and short text of every item. An empty text is replaced by the id, so that no vector is arbitrary."""
+    records = items.frame.to_dict("records")
+    if not records:
+        raise ValueError("no items: the item table is empty; give at least one item")
+    ids = [str(record["item_id"]) for record in records]
+    texts = [text or item_id for text, item_id in zip(item_texts(records, text_config), ids, strict=True)]
+    short = item_texts(records, text_config, template=text_config.history_template)
+    return texts, [text or full for text, full in zip(short, texts, strict=True)]

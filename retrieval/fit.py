@@ -1,0 +1,198 @@
+"""Interactions in, a fitted two-stage recommender out.
+
+The newest interaction of every user (of a sample, where there are many) is held out as validation inside this function:
+settings, early stopping and fusions are chosen there, then the sources are fitted again on everything. Whoever measures
+on later interactions passes only what came before them, so no evaluated target can be seen.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from retrieval.catalogue import make_catalogue
+from retrieval.config import Config
+from retrieval.data import Interactions, Items
+from retrieval.encoder.text_encoder import TextEncoder
+from retrieval.fit_steps import (
+    cross_fitted_lists,
+    fit_final_fusion,
+    fit_recall_fusion,
+    load_encoder,
+    sources_on,
+    train_on_lists,
+    train_recall_head,
+)
+from retrieval.stage_one import SourceSettings, Validation, choose_settings
+from retrieval.two_stage import TwoStage
+
+log = logging.getLogger(__name__)
+Say = Callable[[str], None]
+
+
+@dataclass
+class Fitted:
+    """A recommender and how it came to be.
+
+    model_without_rerank: the same fusion without GPT-2, to tell what the reranker adds.
+    seconds: wall time per step. record: figures for the bundle and the report.
+    """
+
+    model: TwoStage
+    model_without_rerank: TwoStage
+    settings: SourceSettings
+    seconds: dict[str, float] = field(default_factory=dict)
+    record: dict[str, object] = field(default_factory=dict)
+
+
+class Clock:
+    """Wall seconds per named step, said as they begin."""
+
+    def __init__(self, say: Say) -> None:
+        self.seconds: dict[str, float] = {}
+        self._say = say
+
+    @contextmanager
+    def step(self, name: str, what: str):
+        """Time a block under a name; several blocks of one name add up."""
+        self._say(what)
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started
+
+
+def histories_of(interactions: Interactions) -> list[np.ndarray]:
+    """Item rows per user row, int64, oldest first."""
+    rows, offsets = interactions.item_rows.astype(np.int64), interactions.offsets
+    return [rows[offsets[user] : offsets[user + 1]] for user in range(interactions.n_users)]
+
+
+def shown_of(interactions: Interactions) -> list[np.ndarray] | None:
+    """Per user row the items shown and not taken (int64), None when the data has no impressions."""
+    negatives = interactions.negatives
+    if not len(negatives):
+        return None
+    offsets = np.searchsorted(negatives.user_rows, np.arange(interactions.n_users + 1))
+    rows = negatives.item_rows.astype(np.int64)
+    return [np.unique(rows[offsets[user] : offsets[user + 1]]) for user in range(interactions.n_users)]
+
+
+def hold_out(
+    histories: list[np.ndarray], *, max_users: int, keep_seen: bool, seed: int
+) -> tuple[list[np.ndarray], Validation]:
+    """The newest item of at most max_users users (with 2 or more items) as targets; the others keep theirs.
+
+    Raises:
+        ValueError: nobody has 2 items.
+    """
+    eligible = np.array([user for user, history in enumerate(histories) if len(history) >= 2], dtype=np.int64)
+    if not len(eligible):
+        raise ValueError("fit: no user has 2 or more interactions, so nothing can be held out; give more interactions")
+    if len(eligible) > max_users:
+        eligible = np.sort(np.random.default_rng(seed).choice(eligible, max_users, replace=False))
+    base = list(histories)
+    for user in eligible:
+        base[user] = histories[user][:-1]
+    targets = np.array([histories[user][-1] for user in eligible], dtype=np.int64)
+    return base, Validation([base[user] for user in eligible], targets, keep_seen)
+
+
+def fit(
+    items: Items,
+    interactions: Interactions,
+    config: Config,
+    *,
+    encoder: TextEncoder | None = None,
+    say: Say = lambda message: None,
+    progress: bool = False,
+    checkpoints: Path | None = None,
+) -> Fitted:
+    """Fit everything on these interactions.
+
+    Args:
+        say: told in one line what begins. progress: show bars too.
+        checkpoints: a directory for the reranker's checkpoints; an interrupted fit goes on from there.
+
+    Raises:
+        ValueError: too little data (see `hold_out`, `train_head`).
+    """
+    clock = Clock(say)
+    with clock.step("embed", f"embed {len(items):,} items"):
+        encoder = encoder or load_encoder(config)
+        catalogue = make_catalogue(
+            items,
+            encoder,
+            text_config=config.text,
+            family=config.index.family,
+            seed=config.seed,
+            progress=progress,
+        )
+    histories = histories_of(interactions)
+    base, validation = hold_out(
+        histories, max_users=config.lists.validation_users, keep_seen=config.keep_seen, seed=config.seed
+    )
+    with clock.step("choose", "choose neighbour and EASE settings on validation"):
+        settings = choose_settings(catalogue, base, validation, seed=config.seed)
+    with clock.step("train_encoder", "train the recall head"):
+        label = "recall head" if progress else None
+        head = train_recall_head(catalogue, base, config, validation=validation, progress=label)
+        settings = replace(settings, head_epochs=head.epochs)
+    with clock.step("build", "fit the candidate sources"):
+        sources = sources_on(catalogue, base, head, settings, config)
+    with clock.step("fusion", "fit the recall fusion on validation"):
+        recall_fusion = fit_recall_fusion(catalogue, sources, validation, config)
+    reranker = None
+    stop, rest = split_validation(validation, share=config.lists.stop_share, seed=config.seed)
+    if config.use_reranker:
+        with clock.step("lists", "make the reranker's training lists"):
+            shown = shown_of(interactions)
+            lists = cross_fitted_lists(catalogue, base, shown, recall_fusion, settings, config, progress=progress)
+        with clock.step("train_reranker", f"train the reranker on {len(lists):,} lists"):
+            reranker = train_on_lists(
+                catalogue,
+                sources,
+                lists,
+                stop,
+                recall_fusion,
+                config,
+                progress=progress,
+                checkpoints=checkpoints,
+            )
+    with clock.step("fusion", "fit the final fusion on validation"):
+        plain = TwoStage(catalogue, sources, config.depths, recall_fusion, None, recall_fusion)
+        plain_fusion = fit_final_fusion(plain, rest, config)
+        final_fusion = fit_final_fusion(replace(plain, reranker=reranker), rest, config) if reranker else plain_fusion
+    with clock.step("refit", "fit head and sources again on all interactions"):
+        head_again = train_recall_head(catalogue, histories, config, epochs=head.epochs, progress=label)
+        sources = sources_on(catalogue, histories, head_again, settings, config)
+    model = TwoStage(catalogue, sources, config.depths, recall_fusion, reranker, final_fusion)
+    without = replace(model, reranker=None, final_fusion=plain_fusion)
+    record: dict[str, object] = {
+        "n_validation_users": len(validation.targets),
+        "recall_fusion": recall_fusion.figures,
+        "final_fusion": final_fusion.figures,
+        "final_fusion_without_rerank": plain_fusion.figures,
+        "head_curve": head.curve,
+        "source_settings": asdict(settings),
+    }
+    return Fitted(model, without, settings, clock.seconds, record)
+
+
+def split_validation(validation: Validation, *, share: float, seed: int) -> tuple[Validation, Validation]:
+    """Two disjoint parts: the first stops the reranker's training, the second fits the final fusion."""
+    order = np.random.default_rng(seed).permutation(len(validation.targets))
+    cut = min(max(1, round(share * len(order))), len(order) - 1) if len(order) > 1 else 0
+    first, second = np.sort(order[:cut]), np.sort(order[cut:])
+
+    def part(users: np.ndarray) -> Validation:
+        return Validation([validation.histories[u] for u in users], validation.targets[users], validation.keep_seen)
+
+    return part(first), part(second)

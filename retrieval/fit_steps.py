@@ -1,0 +1,209 @@
+"""The steps of a fit, each a function of what came before: head, sources, lists, reranker, fusion."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from rerank import Reranker, train_reranker
+from retrieval.candidates import feature_names, gather_candidates
+from retrieval.catalogue import Catalogue
+from retrieval.config import Config
+from retrieval.encoder.text_encoder import TextEncoder
+from retrieval.encoder.train import TrainedHead
+from retrieval.fusion import Fusion, FusionLists, fit_fusion
+from retrieval.rerank_lists import LazyLists, RerankList, choose_positions, make_lists
+from retrieval.sources import Queries, Source
+from retrieval.stage_one import (
+    SourceSettings,
+    Validation,
+    fit_head,
+    fit_sources,
+    in_batches,
+    sub_queries,
+    with_epochs,
+)
+from retrieval.two_stage import BATCH_USERS, TwoStage, context_of, final_feature_names, final_features
+
+_EMPTY = np.empty(0, dtype=np.int64)
+
+
+def load_encoder(config: Config) -> TextEncoder:
+    """The configured text encoder, with its cache."""
+    cache = Path(config.encoder.cache) if config.encoder.cache else None
+    return TextEncoder.load(
+        config.encoder.name, device=config.device, precision=config.encoder.precision, cache_directory=cache
+    )
+
+
+def train_recall_head(
+    catalogue: Catalogue,
+    histories: Sequence[np.ndarray],
+    config: Config,
+    *,
+    validation: Validation | None = None,
+    epochs: int | None = None,
+    progress: str | None = None,
+) -> TrainedHead:
+    """The recall head on these histories; `epochs` fixes how long, for a refit without validation."""
+    training = replace(config.head_training, seed=config.seed)
+    return fit_head(
+        catalogue,
+        histories,
+        config=config.head,
+        training=with_epochs(training, epochs) if epochs else training,
+        validation=validation,
+        device=config.device,
+        progress=progress,
+    )
+
+
+def sources_on(
+    catalogue: Catalogue,
+    histories: Sequence[np.ndarray],
+    head: TrainedHead,
+    settings: SourceSettings,
+    config: Config,
+) -> tuple[Source, ...]:
+    """All candidate sources, fitted on these histories."""
+    return fit_sources(
+        catalogue,
+        histories,
+        head.head,
+        settings,
+        keep_seen=config.keep_seen,
+        family=config.index.family,
+        seed=config.seed,
+    )
+
+
+def validation_queries(catalogue: Catalogue, validation: Validation) -> Queries:
+    """The validation users' queries; where seen items may come again nothing is excluded."""
+    exclude = [_EMPTY] * len(validation.targets) if validation.keep_seen else None
+    return catalogue.queries(validation.histories, exclude=exclude)
+
+
+def fit_recall_fusion(
+    catalogue: Catalogue, sources: tuple[Source, ...], validation: Validation, config: Config
+) -> Fusion:
+    """The fusion that orders the union of the sources, fitted on the validation users' unions."""
+    queries = validation_queries(catalogue, validation)
+    parts = []
+    for part in in_batches(len(queries), BATCH_USERS):
+        pool = gather_candidates(sources, sub_queries(queries, part), per_source=config.depths.per_source)
+        # Only the union's plausible part is learned from: what no source ranks high decides nothing at the top.
+        best = pool.features[:, :, len(sources) :].max(axis=2)
+        pool = pool.ordered(best, depth=2 * config.depths.rerank)
+        parts.append((pool.features, pool.rows))
+    return fit_fusion(_lists(parts, validation), feature_names(sources), seed=config.seed)
+
+
+def fit_final_fusion(model: TwoStage, validation: Validation, config: Config) -> Fusion:
+    """The fusion of recall features and rerank logit, fitted on the candidates stage one passes on."""
+    queries = validation_queries(model.catalogue, validation)
+    parts = []
+    for part in in_batches(len(queries), BATCH_USERS):
+        batch = sub_queries(queries, part)
+        candidates = model.recall(batch)
+        logits = model.rerank(batch, candidates) if model.reranker else None
+        parts.append((final_features(candidates, logits), candidates.rows))
+    names = final_feature_names(model.sources, reranked=model.reranker is not None)
+    return fit_fusion(_lists(parts, validation), names, seed=config.seed)
+
+
+def _lists(parts: list[tuple[np.ndarray, np.ndarray]], validation: Validation) -> FusionLists:
+    """Batches of features and rows as one padded set of lists."""
+    depth = max(rows.shape[1] for _, rows in parts)
+    features = [np.pad(f, ((0, 0), (0, depth - f.shape[1]), (0, 0))) for f, _ in parts]
+    rows = [np.pad(r, ((0, 0), (0, depth - r.shape[1])), constant_values=-1) for _, r in parts]
+    return FusionLists(
+        np.concatenate(features), np.concatenate(rows), validation.targets, context_of(validation.histories)
+    )
+
+
+def cross_fitted_lists(
+    catalogue: Catalogue,
+    histories: list[np.ndarray],
+    shown: list[np.ndarray] | None,
+    recall_fusion: Fusion,
+    settings: SourceSettings,
+    config: Config,
+    *,
+    progress: bool = False,
+) -> list[RerankList]:
+    """The reranker's training lists from these histories (validation targets are not in them); see `rerank_lists`."""
+    rng = np.random.default_rng(config.seed)
+    fold = rng.permutation(len(histories)) % config.lists.folds
+    made: list[RerankList] = []
+    for number in range(config.lists.folds):
+        others = [history if fold[user] != number else _EMPTY for user, history in enumerate(histories)]
+        label = f"fold {number + 1}/{config.lists.folds}" if progress else None
+        head = train_recall_head(
+            catalogue, others, config, epochs=settings.head_epochs, progress=label and f"{label} head"
+        )
+        sources = sources_on(catalogue, others, head, settings, config)
+        users = np.flatnonzero(fold == number)
+        positions = choose_positions(histories, users, per_user=config.lists.per_user, shown=shown, rng=rng)
+        limit = 3 * config.lists.max_lists // config.lists.folds
+        if len(positions) > limit:
+            positions = [positions[i] for i in np.sort(rng.choice(len(positions), limit, replace=False))]
+        made += make_lists(
+            catalogue,
+            sources,
+            recall_fusion,
+            positions,
+            per_source=config.depths.per_source,
+            depth=config.depths.rerank,
+            keep_seen=config.keep_seen,
+            max_lists=-(-config.lists.max_lists // config.lists.folds),
+            progress=label and f"{label} lists",
+        )
+    rng.shuffle(made)  # pyright: ignore[reportArgumentType]
+    return made
+
+
+def train_on_lists(
+    catalogue: Catalogue,
+    sources: tuple[Source, ...],
+    lists: list[RerankList],
+    stop: Validation,
+    recall_fusion: Fusion,
+    config: Config,
+    *,
+    progress: bool = False,
+    checkpoints: Path | None = None,
+) -> Reranker | None:
+    """Train GPT-2 on the lists, stopped early by the validation users of `stop`; None when there are no lists."""
+    model = TwoStage(catalogue, sources, config.depths, recall_fusion, None, recall_fusion)
+    held: list[RerankList] = []
+    queries = validation_queries(catalogue, stop)
+    for part in in_batches(len(queries), BATCH_USERS):
+        candidates = model.recall(sub_queries(queries, part))
+        for user, target in enumerate(stop.targets[part]):
+            real = candidates.rows[user] >= 0
+            rows = candidates.rows[user][real]
+            if target in rows:
+                features = candidates.features[user][real]
+                held.append(RerankList(stop.histories[part][user], rows, features, (rows == target).astype(np.float32)))
+    if not lists or not held:
+        return None
+    rerank = replace(
+        config.rerank,
+        vector_dim=catalogue.text_vectors.shape[1] if config.rerank.vector_dim else 0,
+        n_features=len(feature_names(sources)) if config.rerank.vector_dim else 0,
+        seed=config.seed,
+    )
+    items = max(rerank.max_history_items, 1)
+    trained = train_reranker(
+        LazyLists(catalogue, lists, history_items=items),
+        validation=LazyLists(catalogue, held, history_items=items),
+        config=rerank,
+        encoder=catalogue.encoder.model,
+        device=config.device,
+        progress=progress,
+        checkpoint_directory=checkpoints,
+    )
+    return trained.reranker

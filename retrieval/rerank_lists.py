@@ -1,0 +1,146 @@
+"""Training lists for the reranker: stage one's own candidates at past positions, scored by sources that never saw them.
+
+Users are dealt into folds. The sources that make the lists of one fold are fitted on the other folds only, so a list's
+features are as honest as they will be when serving; and every position lies before the held-out interactions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from rerank import TrainingList
+from retrieval.candidates import gather_candidates
+from retrieval.catalogue import Catalogue
+from retrieval.fusion import Fusion
+from retrieval.sources import Source
+from retrieval.two_stage import BATCH_USERS, context_of, rerank_input
+
+
+@dataclass(frozen=True)
+class Position:
+    """One moment of one user: what came before (rows, oldest first), what next, what was shown and not taken."""
+
+    history: np.ndarray
+    target: int
+    shown: np.ndarray
+
+
+@dataclass(frozen=True)
+class RerankList:
+    """A position with its candidates: rows int32 (n,), features float16 (n, n_features), labels float32 (n,)."""
+
+    history: np.ndarray
+    rows: np.ndarray
+    features: np.ndarray
+    labels: np.ndarray
+
+
+class LazyLists(Sequence[TrainingList]):
+    """Lists that become texts and vectors only when read: a list in waiting takes a few kB instead of 200."""
+
+    def __init__(self, catalogue: Catalogue, lists: Sequence[RerankList], *, history_items: int) -> None:
+        self._catalogue = catalogue
+        self._lists = lists
+        self._history_items = history_items
+
+    def __len__(self) -> int:
+        return len(self._lists)
+
+    def __getitem__(self, index):  # a slice gives LazyLists, a position gives a TrainingList
+        if isinstance(index, slice):
+            return LazyLists(self._catalogue, self._lists[index], history_items=self._history_items)
+        item = self._lists[index]
+        source = rerank_input(
+            self._catalogue,
+            item.history,
+            item.rows.astype(np.int64),
+            item.features.astype(np.float32),
+            history_items=self._history_items,
+        )
+        return TrainingList(input=source, labels=item.labels)
+
+
+def choose_positions(
+    histories: Sequence[np.ndarray],
+    users: np.ndarray,
+    *,
+    per_user: int,
+    shown: Sequence[np.ndarray] | None = None,
+    rng: np.random.Generator,
+) -> list[Position]:
+    """At most per_user random positions of each user, every one with at least one item before it.
+
+    Args:
+        shown: per user the rows shown and not taken; they join the lists as certain negatives.
+    """
+    positions = []
+    for user in users:
+        history = histories[user]
+        if len(history) < 2:
+            continue
+        places = np.arange(1, len(history))
+        if len(places) > per_user:
+            places = np.sort(rng.choice(places, per_user, replace=False))
+        refused = shown[user] if shown is not None else np.empty(0, dtype=np.int64)
+        for place in places:
+            target = int(history[place])
+            positions.append(Position(history[:place], target, refused[refused != target]))
+    return positions
+
+
+def make_lists(
+    catalogue: Catalogue,
+    sources: tuple[Source, ...],
+    recall_fusion: Fusion,
+    positions: Sequence[Position],
+    *,
+    per_source: int,
+    depth: int,
+    keep_seen: bool,
+    max_lists: int | None = None,
+    progress: str | None = None,
+) -> list[RerankList]:
+    """Lists of stage one's candidates at these positions; a position whose target stage one does not find gives none.
+
+    In serving such a target cannot be reached either, and a target put in by hand would be told by its features.
+    """
+    lists = []
+    empty = np.empty(0, dtype=np.int64)
+    for start in tqdm(
+        range(0, len(positions), BATCH_USERS),
+        desc=progress or "",
+        unit="batch",
+        disable=progress is None,
+        mininterval=2,
+    ):
+        if max_lists is not None and len(lists) >= max_lists:
+            break
+        batch = positions[start : start + BATCH_USERS]
+        histories = [position.history for position in batch]
+        # A seen target (bought again) can only be found where seen items are kept.
+        queries = catalogue.queries(histories, exclude=[empty] * len(batch) if keep_seen else None)
+        shown = [position.shown for position in batch]
+        pool = gather_candidates(sources, queries, per_source=per_source, extra=shown)
+        scores = recall_fusion.score(pool.features, context_of(histories))
+        for user, position in enumerate(batch):
+            # What was shown stays in the list however low stage one ranks it.
+            forced = np.isin(pool.rows[user], position.shown) & (pool.rows[user] >= 0)
+            scores[user, forced] += 1e6
+        ranked = pool.ordered(scores, depth=depth)
+        for user, position in enumerate(batch):
+            real = ranked.rows[user] >= 0
+            rows = ranked.rows[user][real]
+            if position.target in rows:
+                lists.append(
+                    RerankList(
+                        history=position.history,
+                        rows=rows.astype(np.int32),
+                        features=ranked.features[user][real].astype(np.float16),
+                        labels=(rows == position.target).astype(np.float32),
+                    )
+                )
+    return lists

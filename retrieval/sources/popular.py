@@ -1,0 +1,32 @@
+"""What most people take: the same list for everybody, and the only answer for somebody nothing is known about."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from retrieval.sources.base import MatrixScan, Queries
+
+
+class PopularSource:
+    """Items by how many interactions they have (`log(1 + count)`, so that the score is of the others' magnitude)."""
+
+    name = "popular"
+
+    def __init__(self, counts: np.ndarray) -> None:
+        # A hair above zero for items nobody took, so that even they are found when everything else is used up.
+        self.scores = (np.log1p(counts) + 1e-6).astype(np.float32)
+
+    @classmethod
+    def fit(cls, histories: list[np.ndarray], n_items: int) -> PopularSource:
+        """Count the interactions of each item over all histories."""
+        return cls(count_items(histories, n_items))
+
+    def scan(self, queries: Queries) -> MatrixScan:
+        """See `Source.scan`."""
+        return MatrixScan(np.tile(self.scores, (len(queries), 1)), queries.exclude)
+
+
+def count_items(histories: list[np.ndarray], n_items: int) -> np.ndarray:
+    """Interactions per item: int64 (n_items,)."""
+    rows = np.concatenate(histories) if histories else np.empty(0, dtype=np.int64)
+    return np.bincount(rows, minlength=n_items)

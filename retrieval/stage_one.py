@@ -1,0 +1,191 @@
+"""Fit the candidate sources on histories, with their few settings chosen on validation targets."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import scipy.sparse as sp
+
+from indexes import build_index
+from retrieval.catalogue import Catalogue
+from retrieval.encoder.heads import HeadConfig, RecallHead
+from retrieval.encoder.train import HeadTraining, TrainedHead, embed_items, train_head
+from retrieval.fusion import list_ndcg
+from retrieval.sources import (
+    ContentSource,
+    DenseSource,
+    ItemItemSource,
+    LexicalSource,
+    PopularSource,
+    Queries,
+    RepeatSource,
+    Source,
+)
+from retrieval.sources.item_items import content_matrix, cosine_matrix, ease_matrix, history_matrix
+
+log = logging.getLogger(__name__)
+
+DECAYS = (0.5, 0.7, 0.85, 0.95, 1.0)
+CONTENT_WEIGHTS = (0.0, 0.1, 0.3)
+REGULARISATIONS = (20.0, 100.0, 500.0, 2_000.0)
+REPEAT_DECAYS = (0.9, 0.98, 1.0)
+# Settings are chosen on so many validation users at the most: differences that need more do not matter.
+_CHOOSING_USERS = 3_000
+
+
+@dataclass(frozen=True)
+class SourceSettings:
+    """What validation chose for the sources.
+
+    neighbours_content: weight of the items' text similarity beside their co-occurrence.
+    head_epochs: how long the head is trained when it is fitted again on more data.
+    """
+
+    neighbours_decay: float = 0.85
+    neighbours_content: float = 0.1
+    ease_decay: float = 0.85
+    ease_regularisation: float = 100.0
+    repeat_decay: float = 0.98
+    head_epochs: int = 8
+
+
+@dataclass(frozen=True)
+class Validation:
+    """Histories (oldest first) and the one item row each user took next. keep_seen: seen items may be right."""
+
+    histories: list[np.ndarray]
+    targets: np.ndarray
+    keep_seen: bool
+
+    def slice(self, n: int, seed: int) -> Validation:
+        """n users at random (all, if there are no more)."""
+        if len(self.targets) <= n:
+            return self
+        chosen = np.sort(np.random.default_rng(seed).choice(len(self.targets), n, replace=False))
+        return Validation([self.histories[user] for user in chosen], self.targets[chosen], self.keep_seen)
+
+
+def _figure(matrix: sp.csr_matrix, decay: float, validation: Validation, n_items: int) -> float:
+    """NDCG@10 of one item-item matrix on validation, in blocks of users."""
+    total = 0.0
+    for start in range(0, len(validation.targets), 512):
+        histories = validation.histories[start : start + 512]
+        targets = validation.targets[start : start + 512]
+        scores = (history_matrix(histories, n_items, decay=decay) @ matrix).toarray()
+        if not validation.keep_seen:
+            for user, history in enumerate(histories):
+                scores[user, history] = -np.inf
+        rows = np.broadcast_to(np.arange(n_items), scores.shape)
+        total += float(list_ndcg(scores, rows, targets).sum())
+    return total / max(1, len(validation.targets))
+
+
+def choose_settings(
+    catalogue: Catalogue, histories: Sequence[np.ndarray], validation: Validation, *, seed: int = 0
+) -> SourceSettings:
+    """Decay, regularisation and content weight with the highest NDCG@10 on validation. histories: training only."""
+    n_items = catalogue.n_items
+    small = validation.slice(_CHOOSING_USERS, seed)
+    cosine = cosine_matrix(histories, n_items)
+    content = content_matrix(catalogue.text_vectors)
+    neighbours = {
+        (decay, weight): _figure((cosine + weight * content).tocsr(), decay, small, n_items)
+        for weight in CONTENT_WEIGHTS
+        for decay in DECAYS
+    }
+    ease = {}
+    for regularisation in REGULARISATIONS:
+        matrix = ease_matrix(histories, n_items, regularisation=regularisation)
+        for decay in DECAYS:
+            ease[decay, regularisation] = _figure(matrix, decay, small, n_items)
+    identity = sp.identity(n_items, dtype=np.float32, format="csr")
+    repeat = {decay: _figure(identity, decay, small, n_items) for decay in REPEAT_DECAYS}
+    best_neighbours = max(neighbours, key=lambda key: neighbours[key])
+    best_ease = max(ease, key=lambda key: ease[key])
+    log.info(
+        "neighbours %s ndcg@10 %.4f; ease %s %.4f",
+        best_neighbours,
+        neighbours[best_neighbours],
+        best_ease,
+        ease[best_ease],
+    )
+    return SourceSettings(
+        neighbours_decay=best_neighbours[0],
+        neighbours_content=best_neighbours[1],
+        ease_decay=best_ease[0],
+        ease_regularisation=best_ease[1],
+        repeat_decay=max(repeat, key=lambda key: repeat[key]),
+    )
+
+
+def fit_head(
+    catalogue: Catalogue,
+    histories: Sequence[np.ndarray],
+    *,
+    config: HeadConfig,
+    training: HeadTraining,
+    validation: Validation | None = None,
+    device: str = "auto",
+    progress: str | None = None,
+) -> TrainedHead:
+    """Train the recall head; with validation it stops early, without it trains `training.epochs`."""
+    small = validation.slice(_CHOOSING_USERS, training.seed) if validation else None
+    return train_head(
+        histories,
+        catalogue.text_vectors,
+        config=config,
+        training=training,
+        validation=(small.histories, small.targets) if small else None,
+        keep_seen=small.keep_seen if small else False,
+        device=device,
+        progress=progress,
+    )
+
+
+def fit_sources(
+    catalogue: Catalogue,
+    histories: Sequence[np.ndarray],
+    head: RecallHead,
+    settings: SourceSettings,
+    *,
+    keep_seen: bool,
+    family: str = "auto",
+    seed: int = 0,
+) -> tuple[Source, ...]:
+    """All sources, fitted on these histories. `repeat` is among them only where seen items may come again."""
+    n_items = catalogue.n_items
+    histories = list(histories)
+    vectors = embed_items(head, catalogue.text_vectors)
+    neighbours = cosine_matrix(histories, n_items)
+    if settings.neighbours_content:
+        neighbours = (neighbours + settings.neighbours_content * content_matrix(catalogue.text_vectors)).tocsr()
+    ease = ease_matrix(histories, n_items, regularisation=settings.ease_regularisation)
+    sources: list[Source] = [
+        DenseSource(head, build_index(vectors, family=family, seed=seed), vectors),
+        ItemItemSource("neighbours", neighbours, decay=settings.neighbours_decay),
+        ItemItemSource("ease", ease, decay=settings.ease_decay),
+        ContentSource(catalogue.encoder, catalogue.index, catalogue.text_vectors),
+        LexicalSource(catalogue.texts),
+        PopularSource.fit(histories, n_items),
+    ]
+    if keep_seen:
+        sources.append(RepeatSource(n_items, decay=settings.repeat_decay))
+    return tuple(sources)
+
+
+def with_epochs(training: HeadTraining, epochs: int) -> HeadTraining:
+    """The same training for a fixed number of epochs."""
+    return replace(training, epochs=epochs)
+
+
+def in_batches(n: int, size: int) -> list[slice]:
+    """Slices that cover 0..n-1 in order."""
+    return [slice(start, min(start + size, n)) for start in range(0, n, size)]
+
+
+def sub_queries(queries: Queries, part: slice) -> Queries:
+    """Some users of a batch."""
+    return Queries(queries.histories[part], queries.exclude[part], queries.texts[part])

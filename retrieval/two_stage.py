@@ -1,0 +1,180 @@
+"""The one flow: history -> queries -> candidates -> rerank -> one score -> ranked list."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rerank import Reranker, RerankInput
+from retrieval.candidates import Candidates, feature_names, gather_candidates, standardise
+from retrieval.catalogue import Catalogue
+from retrieval.fusion import Fusion
+from retrieval.sources import PopularSource, Queries, Source
+from retrieval.stage_one import in_batches, sub_queries
+
+BATCH_USERS = 128
+
+
+@dataclass(frozen=True)
+class Depths:
+    """How many items pass each step: what a source gives, and how many candidates are reranked and returned."""
+
+    per_source: int = 200
+    rerank: int = 100
+
+    def __post_init__(self) -> None:
+        if self.per_source < 1 or self.rerank < 1:
+            raise ValueError(f"depths: expected 1 or more, got per_source={self.per_source}, rerank={self.rerank}")
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """Final lists, best first.
+
+    rows: int64 (n_users, depth), -1 where a user has fewer.
+    scores: float32 (n_users, depth), the calibrated score in (0, 1); nan at padding.
+    recall_scores, rerank_scores: float32 (n_users, depth); rerank scores are nan without a reranker.
+    found_by: uint32 (n_users, depth), bit s for source s of `source_names`.
+    cold: bool (n_users,), true for users without a history: their list is the popular one.
+    """
+
+    rows: np.ndarray
+    scores: np.ndarray
+    recall_scores: np.ndarray
+    rerank_scores: np.ndarray
+    found_by: np.ndarray
+    cold: np.ndarray
+
+
+@dataclass(frozen=True)
+class TwoStage:
+    """Everything fitted, put together. `rank` is the flow; everything else is a part of it."""
+
+    catalogue: Catalogue
+    sources: tuple[Source, ...]
+    depths: Depths
+    recall_fusion: Fusion
+    reranker: Reranker | None
+    final_fusion: Fusion
+
+    @property
+    def source_names(self) -> list[str]:
+        """The sources' names, by bit of `found_by`."""
+        return [source.name for source in self.sources]
+
+    def rank(self, queries: Queries, *, allowed: np.ndarray | None = None) -> Ranked:
+        """The final lists of these users; `allowed` (bool (n_items,)) keeps other items out from the start."""
+        parts = [
+            self._rank_batch(sub_queries(queries, part), allowed) for part in in_batches(len(queries), BATCH_USERS)
+        ]
+        return _stack(parts)
+
+    def _rank_batch(self, queries: Queries, allowed: np.ndarray | None) -> Ranked:
+        candidates = self.recall(queries, allowed=allowed)
+        logits = self.rerank(queries, candidates)
+        scores = self.fuse(queries, candidates, logits)
+        final = candidates.ordered(scores)
+        order = np.argsort(-np.where(candidates.rows >= 0, scores, -np.inf), axis=1, kind="stable")
+        cold = np.array([len(history) == 0 for history in queries.histories], dtype=bool)
+        return Ranked(
+            rows=final.rows,
+            scores=np.where(final.rows >= 0, self.final_fusion.probability(final.scores), np.nan).astype(np.float32),
+            recall_scores=np.take_along_axis(candidates.scores, order, axis=1),
+            rerank_scores=np.take_along_axis(logits, order, axis=1),
+            found_by=final.found_by,
+            cold=cold,
+        )
+
+    def recall(self, queries: Queries, *, allowed: np.ndarray | None = None) -> Candidates:
+        """Stage one: at most `depths.rerank` candidates per user, best recall score first."""
+        pool = gather_candidates(self.sources, queries, per_source=self.depths.per_source, allowed=allowed)
+        scores = self.recall_fusion.score(pool.features, context_of(queries.histories))
+        return pool.ordered(self._popular_for_cold(queries, pool, scores), depth=self.depths.rerank)
+
+    def rerank(self, queries: Queries, candidates: Candidates) -> np.ndarray:
+        """Stage two: GPT-2's logit per candidate, float32 (n_users, depth); nan at padding or without a reranker."""
+        logits = np.full(candidates.rows.shape, np.nan, dtype=np.float32)
+        if self.reranker is None:
+            return logits
+        users = [user for user in range(len(queries)) if len(queries.histories[user]) and candidates.rows[user, 0] >= 0]
+        inputs = [
+            rerank_input(
+                self.catalogue,
+                queries.histories[user],
+                candidates.rows[user][candidates.rows[user] >= 0],
+                candidates.features[user],
+                history_items=self.reranker.config.max_history_items,
+            )
+            for user in users
+        ]
+        for user, scores in zip(users, self.reranker.score_many(inputs), strict=True):
+            logits[user, : len(scores)] = scores
+        return logits
+
+    def fuse(self, queries: Queries, candidates: Candidates, logits: np.ndarray) -> np.ndarray:
+        """One log-odds per candidate from recall features and rerank logit: float32 (n_users, depth)."""
+        features = final_features(candidates, None if self.reranker is None else logits)
+        scores = self.final_fusion.score(features, context_of(queries.histories))
+        return self._popular_for_cold(queries, candidates, scores)
+
+    def _popular_for_cold(self, queries: Queries, candidates: Candidates, scores: np.ndarray) -> np.ndarray:
+        """Users without a history get the popular order: the other sources know nothing of them."""
+        column = feature_names(self.sources).index(f"{PopularSource.name}_score")
+        cold = np.array([len(history) == 0 for history in queries.histories], dtype=bool)
+        return np.where(cold[:, None], candidates.features[:, :, column], scores).astype(np.float32)
+
+
+def context_of(histories: Sequence[np.ndarray]) -> np.ndarray:
+    """What the fusions know of a user besides the candidates: log(1 + history length), float32 (n_users,)."""
+    return np.log1p([len(history) for history in histories]).astype(np.float32)
+
+
+def final_features(candidates: Candidates, logits: np.ndarray | None) -> np.ndarray:
+    """Recall features, and the logit as two more (`rerank_score`, `rerank_rank`): float32 (n_users, depth, n)."""
+    if logits is None:
+        return candidates.features
+    known = np.where(np.isfinite(logits), logits, 0)[:, :, None]
+    return np.concatenate([candidates.features, standardise(known, candidates.rows)], axis=2)
+
+
+def final_feature_names(sources: Sequence[Source], *, reranked: bool) -> list[str]:
+    """The names of `final_features`' columns."""
+    return feature_names(sources) + (["rerank_score", "rerank_rank"] if reranked else [])
+
+
+def rerank_input(
+    catalogue: Catalogue, history: np.ndarray, rows: np.ndarray, features: np.ndarray, *, history_items: int
+) -> RerankInput:
+    """One user's list as the reranker reads it: titles and text vectors, newest history first.
+
+    features: float32 (n, n_features) with n >= len(rows); the first len(rows) belong to the rows.
+    """
+    newest = history[::-1][: max(history_items, catalogue.text_config.history_items)]
+    return RerankInput(
+        context_texts=tuple(catalogue.titles[row] for row in newest),
+        candidate_texts=tuple(catalogue.titles[row] for row in rows),
+        context_vectors=catalogue.text_vectors[newest],
+        candidate_vectors=catalogue.text_vectors[rows],
+        candidate_features=features[: len(rows)],
+    )
+
+
+def _stack(parts: list[Ranked]) -> Ranked:
+    """Join batches of lists, padded to the longest."""
+    depth = max((part.rows.shape[1] for part in parts), default=0)
+
+    def joined(name: str, fill: float) -> np.ndarray:
+        arrays = [getattr(part, name) for part in parts]
+        padded = [np.pad(a, ((0, 0), (0, depth - a.shape[1])), constant_values=fill) for a in arrays]
+        return np.concatenate(padded) if padded else np.empty((0, 0))
+
+    return Ranked(
+        rows=joined("rows", -1).astype(np.int64),
+        scores=joined("scores", np.nan),
+        recall_scores=joined("recall_scores", np.nan),
+        rerank_scores=joined("rerank_scores", np.nan),
+        found_by=joined("found_by", 0).astype(np.uint32),
+        cold=np.concatenate([part.cold for part in parts]) if parts else np.empty(0, dtype=bool),
+    )
