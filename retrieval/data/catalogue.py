@@ -7,14 +7,15 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 
+from retrieval.data import arrow
 from retrieval.data.chunks import Chunk
 from retrieval.data.ids import IdEncoder, IdMap
 from retrieval.data.rejects import RejectLog, RowFaults
-from retrieval.data.values import describe, is_text, read_texts
+from retrieval.data.values import describe, read_texts
 
 OnDuplicate = Literal["error", "first", "last"]
+_ANYTHING = r"(?s)."
 _HAS_WORDS = r"[\p{L}\p{N}]"  # emoji and punctuation alone are one unknown token to a tokenizer
 _WHOLE = r"^-?(0|[1-9][0-9]{0,17})$"
 _DECIMAL = r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?$"
@@ -50,7 +51,7 @@ class CatalogueBuilder:
         if self.needs_words:
             has_words = np.zeros(len(chunk), bool)
             for name in self.text_columns:
-                has_words |= _matches(part[name], _HAS_WORDS)
+                has_words |= arrow.matches(part[name], _HAS_WORDS)
             self.n_empty += int((~has_words & faults.good).sum())
             faults.mark(~has_words, "text is empty: no letter or digit in " + ", ".join(self.text_columns))
         for name in chunk.columns.keys() - part.keys() - {self.id_column}:
@@ -99,7 +100,7 @@ class CatalogueBuilder:
             return None
         if texts.n_cut:
             self.n_cut[name] += texts.n_cut
-        return pc.if_else(pc.equal(texts.values, ""), None, texts.values)
+        return arrow.keep_where(arrow.matches(texts.values, _ANYTHING), texts.values)
 
     def finish(self, *, on_duplicate: OnDuplicate) -> tuple[IdMap, pd.DataFrame]:
         """Joins the chunks; applies `on_duplicate`. Attributes are sorted by name."""
@@ -133,7 +134,7 @@ class CatalogueBuilder:
         numeric = all(pa.types.is_integer(kind) or pa.types.is_floating(kind) for kind in kinds)
         kind = kinds.pop() if len(kinds) == 1 else pa.float64() if kinds and numeric else pa.string()
         column = pa.chunked_array([part.cast(kind, safe=False) for part in parts], type=kind).take(pa.array(keep))
-        return _infer(column) if name in self._untyped and is_text(kind) else column
+        return _infer(column) if name in self._untyped and arrow.is_text(kind) else column
 
 
 def encode_ids(encoder: IdEncoder, chunk: Chunk, name: str, faults: RowFaults) -> np.ndarray:
@@ -151,7 +152,7 @@ def encode_ids(encoder: IdEncoder, chunk: Chunk, name: str, faults: RowFaults) -
         if pa.types.is_integer(inner) or pa.types.is_null(inner):
             column = column.dictionary_decode() if inner is not kind else column
             column = column.cast(pa.string())
-        elif not is_text(kind):
+        elif not arrow.is_text(kind):
             raise ValueError(
                 f"{chunk.file}: column {name!r}: expected text or whole numbers, found {describe(column)}; "
                 "write ids as text (whole numbers with gaps turn into fractions, which lose digits)"
@@ -176,7 +177,9 @@ class IdTypes:
         if isinstance(column, list):
             kinds = {"text" if isinstance(value, str) else "whole numbers" for value in column if value is not None}
         else:
-            kinds = set() if pa.types.is_null(column.type) else {"text" if is_text(column.type) else "whole numbers"}
+            kinds = (
+                set() if pa.types.is_null(column.type) else {"text" if arrow.is_text(column.type) else "whole numbers"}
+            )
         self._seen.setdefault(name, set()).update(kinds)
 
     def by_column(self) -> dict[str, str]:
@@ -192,13 +195,9 @@ class IdTypes:
         ]
 
 
-def _matches(column: pa.Array, pattern: str) -> np.ndarray:
-    return pc.match_substring_regex(column, pattern).to_numpy(zero_copy_only=False).astype(bool)
-
-
 def _infer(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Turns an attribute of a text-only format into numbers when every cell is a plain one ("007" and "1e5" are not)."""
+    """Turns an attribute of a text-only format into numbers when every cell is a plain one; "007" and "1e5" are not."""
     for pattern, kind in ((_WHOLE, pa.int64()), (_DECIMAL, pa.float64())):
-        if column.null_count < len(column) and pc.all(pc.match_substring_regex(column, pattern)).as_py():
+        if arrow.all_match(column, pattern):
             return column.cast(kind)
     return column

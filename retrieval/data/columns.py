@@ -13,19 +13,19 @@ KNOWN = {
 
 
 class ColumnMap:
-    """Translates between our names and a file's, for one table; `{"user_id": "customer"}` reads `customer` as `user_id`.
+    """Translates between our names and a file's; `{"user_id": "customer"}` reads the column `customer` as `user_id`.
 
     An empty name, as in `{"label": ""}`, leaves that optional column unread.
     """
 
     def __init__(self, table: str, given: Mapping[str, str] | None) -> None:
-        given = dict(given or {})
-        for ours, theirs in given.items():
+        names: dict[str, str] = dict(given or {})
+        for ours, theirs in names.items():
             if ours not in KNOWN[table]:
                 raise ValueError(f"expected one of {', '.join(KNOWN[table])} to map, got {ours}={theirs}")
             if not theirs and ours in REQUIRED[table]:
                 raise ValueError(f"expected a column for {ours}, which {table} need, got an empty name")
-        self._theirs = {ours: given.get(ours, ours) for ours in KNOWN[table]}
+        self._theirs: dict[str, str] = {ours: names.get(ours, ours) for ours in KNOWN[table]}
         taken = [theirs for theirs in self._theirs.values() if theirs]
         if repeated := sorted({theirs for theirs in taken if taken.count(theirs) > 1}):
             both = [ours for ours, theirs in self._theirs.items() if theirs == repeated[0]]

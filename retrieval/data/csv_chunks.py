@@ -1,14 +1,14 @@
 """A CSV or TSV file, packed or not, becomes chunks of text columns; nothing is guessed from the values.
 
 Two parsers, one meaning. Python's csv module is the reference: exact line numbers, every fault named. Blocks without a
-quote, a NUL or an odd line break have only one reading, so pyarrow takes those, several times faster; the first block it
-cannot vouch for hands the rest of the file to the csv module.
+quote, a NUL or an odd line break have only one reading, so pyarrow takes those, several times faster; the first block
+it cannot vouch for hands the rest of the file to the csv module.
 """
 
 import csv
 import re
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate, islice
 from pathlib import Path
 from typing import IO
@@ -34,7 +34,8 @@ class _Place:
     delimiter: str
     required: Collection[str]
     wanted: Collection[str] | None
-    names: list[str] | None = None
+    names: list[str] = field(default_factory=list)
+    """The header, empty until it has been read."""
     line: int = 1
     """Number of the first line not yet read."""
     leftover: bytes = b""
@@ -46,7 +47,6 @@ class _Place:
         check_names(self.file, self.names, self.required)
 
     def asked(self) -> list[int]:
-        assert self.names is not None
         return [place for place, name in enumerate(self.names) if self.wanted is None or name in self.wanted]
 
 
@@ -82,18 +82,18 @@ def _read_plain_blocks(raw: IO[bytes], place: _Place) -> Iterator[Chunk]:
         end = data.rfind(b"\n") + 1 if block else len(data)
         place.done = not block
         body, pending = data[:end], data[end:]
-        if not body and place.names is None:
+        if not body and not place.names:
             place.done = False
             return
-        if place.names is None:
+        if not place.names:
             body = _take_header(body, place)
-        table = _parse_plain(body, place) if place.names is not None else None
+        table = _parse_plain(body, place) if place.names else None
         if table is None:
             place.done = False
             return
         rows = np.arange(place.line, place.line + table.num_rows, dtype=np.int64)
         place.line += table.num_rows
-        names = place.names or []
+        names = place.names
         columns = {names[at]: table.column(number).combine_chunks() for number, at in enumerate(place.asked())}
         if len(rows):
             yield Chunk(place.file, tuple(names), dict(columns), rows, typed=False)
@@ -116,7 +116,6 @@ def _take_header(body: bytes, place: _Place) -> bytes:
 
 def _parse_plain(body: bytes, place: _Place) -> pa.Table | None:
     """Parses a block that can be read in one way only, else gives None."""
-    assert place.names is not None
     if b'"' in body or b"\0" in body or body.count(b"\r") != body.count(b"\r\n"):
         return None
     names = [str(number) for number in range(len(place.names))]
@@ -152,11 +151,11 @@ def _read_exactly(raw: IO[bytes], place: _Place, codec: str) -> Iterator[Chunk]:
             break
         place.line = first_line + reader.line_num
         unreadable = [_judge(fault, lines[len(rows)], place.file)] if fault else []
-        if place.names is None and any(rows):
+        if not place.names and any(rows):
             start = next(number for number, row in enumerate(rows) if row)
             place.set_header(rows[start])
             rows, lines = rows[start + 1 :], lines[start + 1 :]
-        if place.names is None:
+        if not place.names:
             continue
         chunk = _to_chunk(rows, lines, unreadable, place)
         if not seen_good and len(chunk.unreadable) > 1 and not len(chunk):
@@ -164,12 +163,12 @@ def _read_exactly(raw: IO[bytes], place: _Place, codec: str) -> Iterator[Chunk]:
             raise ValueError(f"{place.file}:{row}: none of the first {len(rows)} rows fits the header: {reason}")
         seen_good = seen_good or len(chunk) > 0
         yield chunk
-    if place.names is None:
+    if not place.names:
         raise ValueError(f"{place.file}: expected a header and rows, got an empty file")
 
 
 def _next_slice(reader: Iterator[list[str]], line: int) -> tuple[list[list[str]], list[int], str | None]:
-    """Reads some rows; gives them, the line on which each begins (and the one after them), and the csv error that stopped."""
+    """Gives some rows, the lines on which they begin and the line after them, and the csv error that ended it."""
     rows: list[list[str]] = []
     n_lines = -reader.line_num  # type: ignore[attr-defined]
     fault = None
@@ -192,8 +191,7 @@ def _judge(fault: str, line: int, file: Path) -> tuple[int, str, str]:
 
 
 def _to_chunk(rows: list[list[str]], lines: list[int], unreadable: list[tuple[int, str, str]], place: _Place) -> Chunk:
-    """Turns rows into columns, setting aside those with another number of fields than the header; blank lines are no rows."""
-    assert place.names is not None
+    """Turns rows into columns; those with another number of fields than the header are set aside, blank lines too."""
     width = len(place.names)
     if set(map(len, rows)) - {width}:
         for row, line in zip(rows, lines, strict=False):

@@ -5,9 +5,8 @@ from types import MappingProxyType
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from retrieval.data.values import decoded
+from retrieval.data import arrow
 
 DEFAULT_EVENTS: Mapping[str, float] = MappingProxyType({"impression": 0.0, "exposure": 0.0})
 """Used when no map is given: these are never part of a history, every other event has weight 1."""
@@ -37,11 +36,8 @@ class EventReader:
     def read(self, column: pa.Array | list) -> tuple[np.ndarray, np.ndarray, list[tuple[np.ndarray, str]]]:
         """Returns codes int16 (n,) (-1: no event), weights float32 (n,), and (mask, what is wrong) for every fault."""
         if isinstance(column, list):
-            column = pa.array([value if isinstance(value, str) else repr(value) for value in column], pa.string())
-        texts = pc.utf8_lower(pc.utf8_trim_whitespace(decoded(column).cast(pa.string())))
-        encoded = texts.dictionary_encode()
-        names = encoded.dictionary.to_pylist()
-        places = pc.fill_null(encoded.indices.cast(pa.int64()), len(names)).to_numpy(zero_copy_only=False)
+            column = pa.array([None if value is None else ascii(value).strip("'") for value in column], pa.string())
+        names, places = arrow.encoded(arrow.lowered(arrow.trimmed(column)))
         codes, weights, faults = np.full(len(names) + 1, -1, np.int16), np.ones(len(names) + 1, np.float32), []
         for place, name in enumerate(names):
             weight = self._weights.get(name, 1.0 if self._takes_all else None)

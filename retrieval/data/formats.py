@@ -30,7 +30,8 @@ class ChunkReader:
         self.name = "data frame" if isinstance(source, pd.DataFrame) else str(source)
         self.warnings: list[str] = []
         self.other_columns: set[str] = set()
-        self._source, self._table, self._columns, self._encoding = source, table, columns, encoding
+        self.table = table
+        self._source, self._columns, self._encoding = source, columns, encoding
         self._wanted = None if all_columns else columns.known
         self._files: list[Path] = []
         if not isinstance(source, pd.DataFrame):
@@ -47,7 +48,7 @@ class ChunkReader:
             ours = {}
             for name, column in chunk.columns.items():
                 if (
-                    name in self._columns.known or name not in KNOWN[self._table]
+                    name in self._columns.known or name not in KNOWN[self.table]
                 ):  # a name of ours mapped elsewhere is lost
                     ours[self._columns.to_ours(name)] = column
             yield replace(chunk, columns=ours)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import pyarrow as pa
 
+from retrieval.data import arrow
 from retrieval.data.catalogue import IdTypes, encode_ids
 from retrieval.data.chunks import Chunk
 from retrieval.data.events import EventReader
@@ -12,7 +13,7 @@ from retrieval.data.ids import IdEncoder, IdMap
 from retrieval.data.rejects import RejectLog, RowFaults
 from retrieval.data.tables import Impressions, Interactions, Items
 from retrieval.data.times import TimeReader, TimeUnit
-from retrieval.data.values import decoded, is_text, read_numbers
+from retrieval.data.values import read_numbers
 
 _TYPES = {
     "user_rows": np.int32,
@@ -88,11 +89,8 @@ class InteractionBuilder:
         if column is None:
             return np.full(len(chunk), np.nan)
         self._has_labels = True
-        if not isinstance(column, list) and is_text(column.type):
-            texts = decoded(column).to_pandas().str.strip().str.lower()
-            if texts.isin(["true", "false"]).any():
-                texts = texts.replace({"true": "1", "false": "0"})
-                column = pa.array(texts, pa.string(), from_pandas=True)
+        if not isinstance(column, list) and arrow.is_text(column.type):
+            column = arrow.spelled_out(column, {"true": "1", "false": "0"})
         numbers = read_numbers(column)
         if not self._keeps_unlabelled:
             faults.mark(numbers.missing, "label is missing")

@@ -15,10 +15,11 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+
+from retrieval.data import arrow
 
 MAX_ID_CHARS = 256
-_PLAIN = re.compile(r"[!-~](?:[ -~]{0,%d}[!-~])?" % (MAX_ID_CHARS - 2))  # printable ASCII: nothing to normalise
+_PLAIN = re.compile(rf"[!-~](?:[ -~]{{0,{MAX_ID_CHARS - 2}}}[!-~])?")  # printable ASCII: nothing to normalise
 _REFUSED = {"Cc": "a control character", "Cf": "an invisible character", "Cs": "half of a surrogate pair"}
 _REFUSED |= {"Zl": "a line separator", "Zp": "a paragraph separator"}
 MISSING = "is missing"
@@ -27,7 +28,7 @@ _CODE_OF_FIRST_FAULT = -2  # -1 means "not looked at yet"; fault number f has co
 
 
 def _fault(text: str) -> str | None:
-    """Says what is wrong with an id that is already in NFC, or None; the words are shared by many rows, so no values."""
+    """Says what is wrong with an id that is already in NFC, or None; reasons are counted, so they hold no values."""
     if not text or text.isspace():
         return "is empty"
     if len(text) > MAX_ID_CHARS:
@@ -91,7 +92,7 @@ class IdMap:
 
     @classmethod
     def of(cls, ids: Iterable[object]) -> "IdMap":
-        """Canonicalises `ids` and keeps their order. Raises ValueError for a bad id or, naming five, for repeated ones."""
+        """Canonicalises `ids`, in the order given. Raises ValueError for a bad or repeated id."""
         texts = [canonical_id(value) for value in ids]
         built = cls(_object_array(texts))
         if len(built.row_of) != len(texts):
@@ -140,7 +141,7 @@ class IdMap:
         return rows
 
     def to_ids(self, rows: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Gives the outside ids of rows, object array of str. Raises ValueError for a row outside 0..n-1 (so for -1)."""
+        """Gives the outside ids of rows, object array of str. Raises ValueError for a row outside 0..n-1, as -1 is."""
         rows = np.asarray(rows, dtype=np.int64)
         if rows.size and (rows.min() < 0 or rows.max() >= len(self.ids)):
             strange = rows[(rows < 0) | (rows >= len(self.ids))].flat[0]
@@ -212,6 +213,4 @@ def _distinct(column: pa.Array | list) -> tuple[list, np.ndarray]:
         first = {key: place for place, key in reversed(list(enumerate(keys)))}
         order = {key: number for number, key in enumerate(first)}
         return [column[place] for place in first.values()], np.array([order[key] for key in keys], dtype=np.int64)
-    encoded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
-    places = pc.fill_null(encoded.indices.cast(pa.int64()), -1).to_numpy(zero_copy_only=False)
-    return encoded.dictionary.to_pylist(), places
+    return arrow.encoded(column)

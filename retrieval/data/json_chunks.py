@@ -1,7 +1,7 @@
 """A JSON-lines file, packed or not, becomes chunks of columns; each column takes the type of its values in that chunk.
 
-A chunk of lines is parsed in one call, as one JSON array; only when that fails, or does not give one object per line, is
-every line parsed by itself to find the bad ones.
+A chunk of lines is parsed in one call, as one JSON array; only when that fails, or does not give one object per line,
+is every line parsed by itself to find the bad ones.
 """
 
 import json

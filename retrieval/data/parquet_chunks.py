@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from indexes.errors import DamagedArtefact
+from retrieval.data import arrow
 from retrieval.data.chunks import CHUNK_ROWS, Chunk, check_names
 
 BATCH_BYTES = 256 << 20
@@ -50,12 +50,8 @@ def read_parquet_chunks(file: Path, *, required: Collection[str], wanted: Collec
                 row += len(batch)
 
 
-def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-
-
 def _claims(table: pq.ParquetFile, group: int, name: str) -> tuple[int, set[str]]:
-    """Unpacked bytes and encodings of a column in one row group, as the footer has them (leaves of a nested column added)."""
+    """Unpacked bytes and encodings of a column in one row group, as the footer has them; a nested one by its leaves."""
     n_bytes, encodings = 0, set()
     facts = table.metadata.row_group(group)
     for place in range(facts.num_columns):
@@ -67,7 +63,7 @@ def _claims(table: pq.ParquetFile, group: int, name: str) -> tuple[int, set[str]
 
 
 def _batch_rows(file: Path, table: pq.ParquetFile, group: int, asked: list[str]) -> int:
-    """Rows per batch so that no column needs more than BATCH_BYTES, by its dictionary's longest entry and its mean size."""
+    """Rows per batch so that no column needs more than BATCH_BYTES, going by longest dictionary entry and mean size."""
     n_rows = max(1, table.metadata.row_group(group).num_rows)
     batch_rows = min(n_rows, CHUNK_ROWS)
     for name in asked:
@@ -84,22 +80,22 @@ def _batch_rows(file: Path, table: pq.ParquetFile, group: int, asked: list[str])
 
 
 def _longest_entry(file: Path, table: pq.ParquetFile, group: int, name: str) -> int:
-    """Bytes of the longest entry of a text column's dictionary; 0 for other columns. Unpacks the dictionary, not the rows."""
-    if not _is_text(table.schema_arrow.field(name).type):
+    """Bytes of the longest entry of a text column's dictionary; 0 for other columns. Unpacks no more than one row."""
+    if not arrow.is_text(table.schema_arrow.field(name).type):
         return 0
     with pq.ParquetFile(file, read_dictionary=[name], pre_buffer=False, buffer_size=1 << 20) as peek:
         for batch in peek.iter_batches(1, row_groups=[group], columns=[name]):
             column = batch.column(0)
             entries = column.dictionary if pa.types.is_dictionary(column.type) else column
-            return pc.max(pc.binary_length(entries)).as_py() or 0
+            return arrow.longest_bytes(entries)
     return 0
 
 
 def _check_budget(file: Path, name: str, n_bytes: int, table: pq.ParquetFile, group: int) -> None:
     if n_bytes > MAX_UNPACKED_BYTES and n_bytes > _MAX_RATIO * _claims(table, group, name)[0]:
         raise MemoryError(
-            f"{file}: column {name!r} unpacks to more than {MAX_UNPACKED_BYTES >> 30} GB, over {_MAX_RATIO} times what the "
-            "file says; if this is honest data, write it again with smaller row groups"
+            f"{file}: column {name!r} unpacks to more than {MAX_UNPACKED_BYTES >> 30} GB, over {_MAX_RATIO} times what "
+            "the file says; if this is honest data, write it again with smaller row groups"
         )
 
 

@@ -1,7 +1,7 @@
 """Refused rows on their way to a file: JSON lines of file, row, reason, values; counted by reason.
 
-`row` is what a person finds in an editor: in CSV and JSON lines the line on which the row begins (a CSV header is line 1,
-so its first row is row 2; a line break inside quotes counts); in parquet the number of the row in that file, from 1.
+`row` is what a person finds in an editor: in CSV and JSON lines the line on which the row begins (a CSV header is line
+1, so the first row is row 2; a line break inside quotes counts); in parquet the number of the row in the file, from 1.
 """
 
 import json

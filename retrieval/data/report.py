@@ -28,7 +28,7 @@ class ReadReport:
     attributes: tuple[str, ...] = ()
     """Items and users: further columns, kept as attributes."""
     id_types: Mapping[str, str] = field(default_factory=dict)
-    """Id column -> "text", "whole numbers" or "text and whole numbers" as stored; absent where the format has no types (CSV)."""
+    """Id column -> "text", "whole numbers" or "text and whole numbers" as stored; absent for CSV, which is all text."""
     time_kind: str = ""
     """Interactions: "seconds" or "positions"."""
     rejects: Path | None = None

@@ -1,8 +1,7 @@
 """Files in, checked tables out: read_items, read_interactions, read_users.
 
-Bad rows are refused one by one, counted by reason and written to `rejects`; what is wrong with a whole file is an error.
-Memory: chunks are turned into rows and numbers as they come, so a table of n interactions costs about 60 bytes each at
-its peak, whatever the width of the file.
+Bad rows are refused one by one, counted by reason and written to `rejects`; what is wrong with a whole file is an
+error. Chunks are turned into rows and numbers as they come, so memory does not depend on the width of the file.
 """
 
 import logging
@@ -10,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
+
+import pandas as pd
 
 from retrieval.data.catalogue import CatalogueBuilder, IdTypes, OnDuplicate
 from retrieval.data.columns import ITEM_TEXTS, ColumnMap
@@ -48,11 +49,10 @@ def read_items(
         FileNotFoundError: nothing to read. ValueError: a file, a column or too many rows are bad, or no item is left.
         DamagedArtefact: a truncated or altered file. MemoryError: a file that unpacks to far more than it says.
     """
+    reader = ChunkReader(source, "items", ColumnMap("items", column_map), encoding=encoding, all_columns=True)
     builder = CatalogueBuilder("item_id", ITEM_TEXTS, needs_words=not allow_empty)
-    ids, frame, report = _read_catalogue(
-        source, "items", builder, column_map, encoding, rejects, on_duplicate, max_bad_rows
-    )
-    return Items(ids, frame, report)
+    log = RejectLog(rejects, max_bad_rows=max_bad_rows)
+    return Items(*_read_catalogue(reader, builder, log, on_duplicate=on_duplicate))
 
 
 def read_users(
@@ -65,25 +65,25 @@ def read_users(
     max_bad_rows: int | None = None,
 ) -> Users:
     """Reads the user table: user_id, segment, profile, attributes. Arguments and errors as for `read_items`."""
+    reader = ChunkReader(source, "users", ColumnMap("users", column_map), encoding=encoding, all_columns=True)
     builder = CatalogueBuilder("user_id", ("segment", "profile"), needs_words=False)
-    ids, frame, report = _read_catalogue(
-        source, "users", builder, column_map, encoding, rejects, on_duplicate, max_bad_rows
-    )
-    return Users(ids, frame, report)
+    log = RejectLog(rejects, max_bad_rows=max_bad_rows)
+    return Users(*_read_catalogue(reader, builder, log, on_duplicate=on_duplicate))
 
 
-def _read_catalogue(source, table, builder, column_map, encoding, rejects, on_duplicate, max_bad_rows):
+def _read_catalogue(
+    reader: ChunkReader, builder: CatalogueBuilder, log: RejectLog, *, on_duplicate: OnDuplicate
+) -> tuple[IdMap, pd.DataFrame, ReadReport]:
     if on_duplicate not in ("error", "first", "last"):
         raise ValueError(f"expected on_duplicate error, first or last, got {on_duplicate!r}")
-    reader = ChunkReader(source, table, ColumnMap(table, column_map), encoding=encoding, all_columns=True)
     id_types, n_read = IdTypes(), 0
-    with RejectLog(rejects, max_bad_rows=max_bad_rows) as log:
+    with log:
         for chunk in reader:
             n_read += len(chunk) + len(chunk.unreadable)
             log.add_unreadable(str(chunk.file), chunk.unreadable)
             id_types.note(chunk, builder.id_column)
             builder.add(chunk, log)
-        _require_rows(table, reader.name, n_read, log)
+        _require_rows(reader.table, reader.name, n_read, log)
         ids, frame = builder.finish(on_duplicate=on_duplicate)
     warnings = [*reader.warnings, *id_types.warnings()]
     if builder.n_empty:
@@ -93,7 +93,7 @@ def _read_catalogue(source, table, builder, column_map, encoding, rejects, on_du
     if builder.dropped:
         warnings.append(f"attributes of a type that is not kept: {', '.join(sorted(builder.dropped))}")
     report = ReadReport(
-        table=table,
+        table=reader.table,
         source=reader.name,
         n_read=n_read,
         n_kept=len(ids),

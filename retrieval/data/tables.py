@@ -39,7 +39,7 @@ class Users:
 
     ids: IdMap
     frame: pd.DataFrame
-    """user_id, segment, profile ("" where missing), then attributes; row i is row i of `ids`, not of an Interactions."""
+    """user_id, segment, profile ("" where missing), then attributes; row i is row i of `ids`, not of Interactions."""
     report: ReadReport | None = field(default=None, repr=False)
 
     def __len__(self) -> int:

@@ -1,7 +1,7 @@
-"""Timestamps as Unix seconds, ISO dates or positions become float64; each file is one kind or the other, and says which.
+"""Timestamps as Unix seconds, ISO dates or positions become float64; each table is one kind or the other.
 
-Dates without a zone are UTC. Numbers below 100,000,000 (March 1973) throughout are positions: the place of an interaction
-in its user's history, or in the file. Milliseconds are never guessed: they need time_unit="milliseconds".
+Dates without a zone are UTC. Numbers below 100,000,000 (March 1973) throughout are positions: the place of an
+interaction in its user's history, or in the file. Milliseconds are never guessed: they need time_unit="milliseconds".
 """
 
 import time
@@ -11,9 +11,9 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from retrieval.data.values import decoded, is_text, read_numbers
+from retrieval.data import arrow
+from retrieval.data.values import read_numbers
 
 TimeUnit = Literal["auto", "seconds", "milliseconds", "positions"]
 MAX_POSITION = 1e8
@@ -91,16 +91,16 @@ def _parse(column: pa.Array | list) -> tuple[np.ndarray, np.ndarray, np.ndarray,
         dates = _dates_of_text(pa.array(texts, pa.string()))
         is_date = numbers.wrong & np.isfinite(dates)
         return np.where(is_date, dates, numbers.values), is_date, numbers.missing, numbers.wrong & ~is_date
-    column = decoded(column)
-    if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
-        missing = column.is_null().to_numpy(zero_copy_only=False).astype(bool)
-        micros = column.cast(pa.timestamp("us", tz=getattr(column.type, "tz", None)), safe=False).cast(pa.int64())
-        values = pc.fill_null(micros, 0).to_numpy(zero_copy_only=False) / 1e6
+    array = arrow.decoded(column)
+    if pa.types.is_timestamp(array.type) or pa.types.is_date(array.type):
+        missing = arrow.nulls(array)
+        micros = array.cast(pa.timestamp("us", tz=getattr(array.type, "tz", None)), safe=False).cast(pa.int64())
+        values = arrow.filled(micros, 0).to_numpy(zero_copy_only=False) / 1e6
         return np.where(missing, np.nan, values), ~missing, missing, no_date
-    numbers = read_numbers(column)
-    if not is_text(column.type) or not numbers.wrong.any():
+    numbers = read_numbers(array)
+    if not arrow.is_text(array.type) or not numbers.wrong.any():
         return numbers.values, no_date, numbers.missing, numbers.wrong
-    dates = _dates_of_text(pc.if_else(pa.array(numbers.wrong), column, None))
+    dates = _dates_of_text(arrow.keep_where(numbers.wrong, array))
     is_date = numbers.wrong & np.isfinite(dates)
     return np.where(is_date, dates, numbers.values), is_date, numbers.missing, numbers.wrong & ~is_date
 

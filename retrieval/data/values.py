@@ -1,11 +1,12 @@
-"""Columns as they come from a file (text, numbers, mixed) become checked numbers and clean text, whole columns at a time."""
+"""Columns as they come from a file become checked numbers and clean text, whole columns at a time."""
 
 import math
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
+
+from retrieval.data import arrow
 
 MAX_TEXT_CHARS = (
     4_000  # tokenizers read all of a text before they cut it: 1 MB took up to 1.2 s, 4,000 characters 1.4 ms
@@ -25,50 +26,34 @@ class Numbers:
     """bool (n,): there is something, but it is no finite number."""
 
 
-def is_text(kind: pa.DataType) -> bool:
-    """True for Arrow's text types, also behind a dictionary."""
-    if pa.types.is_dictionary(kind):
-        return is_text(kind.value_type)
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-
-
 def describe(column: pa.Array | list) -> str:
     """Names the type of a column for an error message."""
     return "mixed types" if isinstance(column, list) else str(column.type)
-
-
-def decoded(column: pa.Array) -> pa.Array:
-    """The column without its dictionary."""
-    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
 
 
 def read_numbers(column: pa.Array | list) -> Numbers:
     """Reads numbers from any column; text must be a plain decimal number, true and false count as 1 and 0."""
     if isinstance(column, list):
         return _from_objects(column)
-    column = decoded(column)
-    kind = column.type
-    if pa.types.is_null(kind):
-        return Numbers(np.full(len(column), np.nan), np.ones(len(column), bool), np.zeros(len(column), bool))
-    if is_text(kind):
-        return _from_text(column)
-    if pa.types.is_boolean(kind):
-        column = column.cast(pa.int8())
-    if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_decimal(column.type)):
-        return Numbers(np.full(len(column), np.nan), np.zeros(len(column), bool), np.ones(len(column), bool))
-    missing = _mask(column.is_null())
-    values = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False).astype(np.float64)
-    return _finite(values, missing, np.zeros(len(column), bool))
+    array = arrow.decoded(column)
+    if arrow.is_text(array.type):
+        return _from_text(array)
+    missing = arrow.nulls(array)
+    if pa.types.is_boolean(array.type):
+        array = array.cast(pa.int8())
+    if not arrow.is_number(array.type):
+        return Numbers(np.full(len(array), np.nan), missing, ~missing)
+    values = array.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False).astype(np.float64)
+    return _finite(values, missing, np.zeros(len(array), bool))
 
 
 def _from_text(column: pa.Array) -> Numbers:
-    trimmed = pc.utf8_trim_whitespace(column.cast(pa.string()))
-    missing = _mask(pc.fill_null(pc.equal(pc.binary_length(trimmed), 0), True))
-    readable = _mask(pc.fill_null(pc.match_substring_regex(trimmed, _NUMBER), False))
-    if readable.all():
-        return _finite(trimmed.cast(pa.float64()).to_numpy(zero_copy_only=False), missing, ~readable)
-    numbers = pc.if_else(pa.array(readable), trimmed, None).cast(pa.float64())
-    return _finite(numbers.to_numpy(zero_copy_only=False), missing, ~readable & ~missing)
+    texts = arrow.filled(arrow.trimmed(column), "")
+    readable = arrow.matches(texts, _NUMBER)
+    missing = ~readable & ~arrow.matches(texts, r"[^\s]")
+    numbers = texts if readable.all() else arrow.keep_where(readable, texts)
+    values = numbers.cast(pa.float64()).to_numpy(zero_copy_only=False)
+    return _finite(values, missing, ~readable & ~missing)
 
 
 def _from_objects(values: list) -> Numbers:
@@ -97,10 +82,6 @@ def _finite(values: np.ndarray, missing: np.ndarray, wrong: np.ndarray) -> Numbe
     return Numbers(values, missing, wrong)
 
 
-def _mask(column: pa.Array) -> np.ndarray:
-    return column.to_numpy(zero_copy_only=False).astype(bool)
-
-
 @dataclass(frozen=True)
 class Texts:
     """A column of clean text: control characters removed, missing is "", at most MAX_TEXT_CHARS characters."""
@@ -120,31 +101,21 @@ def read_texts(column: pa.Array | list) -> Texts:
     if isinstance(column, list):
         texts, wrong = _texts_of_objects(column)
         return _clean(pa.array(texts, pa.string()), wrong)
-    kind = column.type
-    if pa.types.is_null(kind):
-        return Texts(pa.array([""] * len(column), pa.string()), {}, 0)
-    if (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and (
-        is_text(kind.value_type) or pa.types.is_null(kind.value_type)
-    ):
-        joined = pc.binary_join(column.cast(pa.list_(pa.string())), "|")
-        return _clean(joined, {})
-    if pa.types.is_dictionary(kind) and is_text(kind):
-        column = column.dictionary_decode()
-    elif not is_text(kind):
+    array = arrow.decoded(column)
+    kind = array.type
+    if arrow.is_list_of_texts(kind):
+        return _clean(arrow.joined(array, "|"), {})
+    if not arrow.is_text(kind) and not pa.types.is_null(kind):
         raise TypeError(str(kind))
-    return _clean(column.cast(pa.string()), {})
+    return _clean(array.cast(pa.string()), {})
 
 
 def _clean(column: pa.Array, wrong: dict[str, np.ndarray]) -> Texts:
-    column = pc.fill_null(column, "")
-    cleaned = column
-    if _mask(pc.match_substring_regex(column, _CONTROLS)).any():
-        cleaned = pc.replace_substring_regex(column, _CONTROLS, "")
-    n_cut = 0
-    if (pc.max(pc.binary_length(cleaned)).as_py() or 0) > MAX_TEXT_CHARS:
-        n_cut = int(_mask(pc.greater(pc.utf8_length(cleaned), MAX_TEXT_CHARS)).sum())
-        cleaned = pc.utf8_slice_codeunits(cleaned, 0, MAX_TEXT_CHARS)
-    return Texts(cleaned, wrong, n_cut)
+    texts = arrow.filled(column, "")
+    if arrow.matches(texts, _CONTROLS).any():
+        texts = arrow.without(texts, _CONTROLS)
+    texts, n_cut = arrow.cut(texts, MAX_TEXT_CHARS)
+    return Texts(texts, wrong, n_cut)
 
 
 def _texts_of_objects(values: list) -> tuple[list[str | None], dict[str, np.ndarray]]:
@@ -152,15 +123,22 @@ def _texts_of_objects(values: list) -> tuple[list[str | None], dict[str, np.ndar
     texts: list[str | None] = []
     wrong: dict[str, np.ndarray] = {}
     for place, value in enumerate(values):
-        fault = None
-        if isinstance(value, list) and all(isinstance(part, str) for part in value):
-            value = "|".join(value)
-        if value is not None and not isinstance(value, str):
-            shown = "NaN" if isinstance(value, float) and math.isnan(value) else type(value).__name__
-            fault = f"is {shown}, expected text"
-        elif value and any("\ud800" <= character <= "\udfff" for character in value):
-            fault = "holds half of a surrogate pair"
+        text, fault = _text_of(value)
+        texts.append(text)
         if fault:
             wrong.setdefault(fault, np.zeros(len(values), bool))[place] = True
-        texts.append(None if fault else value)
     return texts, wrong
+
+
+def _text_of(value: object) -> tuple[str | None, str | None]:
+    """Returns (text, None) or (None, what is wrong)."""
+    if isinstance(value, list) and all(isinstance(part, str) for part in value):
+        value = "|".join(value)
+    if value is None:
+        return None, None
+    if not isinstance(value, str):
+        shown = "NaN" if isinstance(value, float) and math.isnan(value) else type(value).__name__
+        return None, f"is {shown}, expected text"
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        return None, "holds half of a surrogate pair"
+    return value, None
