@@ -3,6 +3,7 @@
 from indexes.choose import FAMILIES, build_index, choose_family
 from indexes.errors import DamagedArtefact, Locked
 from indexes.exact import ExactIndex, build_exact
+from indexes.filters import filter_mask
 from indexes.hits import Hits, Index, merge, recall
 from indexes.hnsw import HnswIndex, build_hnsw
 from indexes.ivf import IvfIndex, build_ivf
@@ -25,6 +26,7 @@ __all__ = [
     "build_index",
     "build_ivf",
     "choose_family",
+    "filter_mask",
     "list_versions",
     "load_index",
     "merge",

@@ -83,11 +83,7 @@ def _tune(
         return index.with_params(**{steps[0][0]: value})
 
     values = [value for _, value in steps if value >= floor] or [steps[-1][1]]
-    return at(
-        _smallest(
-            values, lambda value: recall(at(value).search(queries, TUNING_DEPTH), truth) >= recall_target
-        )
-    )
+    return at(_smallest(values, lambda value: recall(at(value).search(queries, TUNING_DEPTH), truth) >= recall_target))
 
 
 def _smallest(values: list[int], good: Callable[[int], bool]) -> int:

@@ -12,9 +12,7 @@ from pathlib import Path
 class DamagedArtefact(ValueError):  # noqa: N818 - says what it is
     """A file is missing, altered, of an unknown format or not to be trusted; `path` names it."""
 
-    def __init__(
-        self, path: Path | str, problem: str, *, cure: str = "publish it again or roll back"
-    ) -> None:
+    def __init__(self, path: Path | str, problem: str, *, cure: str = "publish it again or roll back") -> None:
         self.path = Path(path)
         super().__init__(f"{self.path}: {problem}; {cure}")
 

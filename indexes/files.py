@@ -35,9 +35,7 @@ class CheckedWriter:
         while done < len(view):
             written = os.write(self._descriptor, view[done:])
             if written == 0:
-                raise OSError(
-                    f"{self._path}: expected to write {len(view) - done} more bytes, wrote none; free space"
-                )
+                raise OSError(f"{self._path}: expected to write {len(view) - done} more bytes, wrote none; free space")
             done += written
         return len(view)
 

@@ -74,9 +74,7 @@ def check_queries(queries: np.ndarray, k: int, dim: int) -> np.ndarray:
     array = np.ascontiguousarray(array, dtype=np.float32)
     finite = np.isfinite(array).all(axis=1)
     if not finite.all():
-        raise ValueError(
-            f"queries: expected finite numbers, got NaN or infinity in row {int(np.argmin(finite))}"
-        )
+        raise ValueError(f"queries: expected finite numbers, got NaN or infinity in row {int(np.argmin(finite))}")
     return array
 
 

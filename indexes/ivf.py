@@ -68,9 +68,7 @@ class IvfIndex:
         short = np.flatnonzero(rows[:, -1] < 0)
         if short.size and n_probe < self.n_lists:
             # The probed lists held fewer than k rows; read all of them for these queries.
-            scores[short], rows[short] = search_lists(
-                self.faiss_index, queries[short], depth, n_probe=self.n_lists
-            )
+            scores[short], rows[short] = search_lists(self.faiss_index, queries[short], depth, n_probe=self.n_lists)
         return finish(scores, rows, k)
 
     def _filtered(self, queries: np.ndarray, k: int, depth: int, mask: np.ndarray) -> Hits:

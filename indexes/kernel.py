@@ -82,9 +82,7 @@ def list_ids(index: faiss.IndexIVF, number: int) -> np.ndarray:
     return ids
 
 
-def new_graph(
-    dim: int, n_neighbours: int, *, codes: bool, ef_construction: int, seed: int
-) -> faiss.IndexHNSW:
+def new_graph(dim: int, n_neighbours: int, *, codes: bool, ef_construction: int, seed: int) -> faiss.IndexHNSW:
     """Return an empty graph over float32 vectors, or over codes of a byte per dimension."""
     metric = _faiss.METRIC_INNER_PRODUCT
     if codes:

@@ -71,9 +71,7 @@ def read_manifest(directory: Path | str) -> Manifest:
         content = json.loads(data)
         written_by = content["format"], content["format_version"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise DamagedArtefact(
-            path, f"expected a manifest, cannot read it ({type(error).__name__})"
-        ) from error
+        raise DamagedArtefact(path, f"expected a manifest, cannot read it ({type(error).__name__})") from error
     if written_by[0] != FORMAT or not isinstance(written_by[1], int):
         raise DamagedArtefact(path, f"expected format {FORMAT!r}, got {written_by!r}")
     if written_by[1] > FORMAT_VERSION:
@@ -84,9 +82,7 @@ def read_manifest(directory: Path | str) -> Manifest:
         manifest = Manifest(facts=content["facts"], files=entries)
         intact = data == _encode(manifest) and all(is_safe_name(name) for name in entries)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DamagedArtefact(
-            path, f"expected a manifest, cannot read it ({type(error).__name__})"
-        ) from error
+        raise DamagedArtefact(path, f"expected a manifest, cannot read it ({type(error).__name__})") from error
     if not intact:
         raise DamagedArtefact(path, "its own checksum does not fit its content")
     return manifest
@@ -132,9 +128,7 @@ def list_files(directory: Path) -> list[str]:
             relative = path.relative_to(directory).as_posix()
             plain = path.is_dir() if name in folders else path.is_file()
             if path.is_symlink() or not plain:
-                raise ValueError(
-                    f"{path}: expected plain files and directories, found a link or special file"
-                )
+                raise ValueError(f"{path}: expected plain files and directories, found a link or special file")
             if not is_safe_name(relative):
                 raise ValueError(f"{path!r}: expected a plain name without control characters or backslash")
             if name in files:
@@ -158,9 +152,7 @@ def _encode(manifest: Manifest) -> bytes:
     content = {"format": FORMAT, "format_version": FORMAT_VERSION, "facts": manifest.facts, "files": entries}
     body = json.dumps(content, indent=1, ensure_ascii=True, allow_nan=False)
     if cast("Json", json.loads(body)) != content:
-        raise ValueError(
-            "facts: expected values that JSON gives back as they were (str keys, lists, finite numbers)"
-        )
+        raise ValueError("facts: expected values that JSON gives back as they were (str keys, lists, finite numbers)")
     checksum = hashlib.sha256(body.encode()).hexdigest()
     return f'{body[:-2]},\n "checksum": "{checksum}"\n}}\n'.encode()
 

@@ -71,9 +71,7 @@ def save_index(index: Index, directory: Path | str, *, facts: Mapping[str, Json]
     if next(directory.iterdir(), None) is not None:
         raise FileExistsError(f"{directory}: expected an empty directory; write into a new one")
     if not isinstance(index, ExactIndex | IvfIndex | HnswIndex):
-        raise ValueError(
-            f"index: expected one of the families {', '.join(FAMILIES)}, got {type(index).__name__}"
-        )
+        raise ValueError(f"index: expected one of the families {', '.join(FAMILIES)}, got {type(index).__name__}")
     faiss_index = index.faiss_index
     write_checked(directory / INDEX_FILE, lambda writer: write_through(faiss_index, writer.write))
     queries = np.random.default_rng(0).normal(size=(N_GOLDEN, index.dim)).astype(np.float32)

@@ -15,9 +15,7 @@ def check_shape(vectors: np.ndarray) -> tuple[int, int]:
     """Return (n_items, dim) of anything with a shape (an array, a memory map), or say what is wrong."""
     shape = getattr(vectors, "shape", None)
     if shape is None or len(shape) != 2:
-        raise ValueError(
-            f"vectors: expected an array of shape (n_items, dim), got {shape or type(vectors).__name__}"
-        )
+        raise ValueError(f"vectors: expected an array of shape (n_items, dim), got {shape or type(vectors).__name__}")
     if shape[0] == 0 or shape[1] == 0:
         raise ValueError(f"vectors: expected at least one item and one dimension, got shape {tuple(shape)}")
     if vectors.dtype.kind != "f":

@@ -25,9 +25,7 @@ DEBRIS_PREFIX = ".tmp-"
 PREVIOUS_FACT = "previous_version"
 
 
-def publish(
-    root: Path | str, fill: Callable[[Path], None], *, facts: Mapping[str, Json], keep: int = 3
-) -> Path:
+def publish(root: Path | str, fill: Callable[[Path], None], *, facts: Mapping[str, Json], keep: int = 3) -> Path:
     """Publish what `fill` writes as the new current version.
 
     Args:
@@ -90,18 +88,14 @@ def resolve(path: Path | str) -> Path:
         return path
     pointer = path / CURRENT_NAME
     if not pointer.is_file():
-        raise FileNotFoundError(
-            f"{path}: expected {MANIFEST_NAME} or {CURRENT_NAME} in it; publish a version first"
-        )
+        raise FileNotFoundError(f"{path}: expected {MANIFEST_NAME} or {CURRENT_NAME} in it; publish a version first")
     match = re.fullmatch(rb"(\d{6,}) ([0-9a-f]{64})\n", pointer.read_bytes())
     if match is None:
         raise DamagedArtefact(pointer, "expected a version number and a checksum", cure="roll back")
     version = path / "versions" / match[1].decode()
     manifest = version / MANIFEST_NAME
     if not manifest.is_file():
-        raise DamagedArtefact(
-            manifest, "CURRENT names this version, its manifest is missing", cure="roll back"
-        )
+        raise DamagedArtefact(manifest, "CURRENT names this version, its manifest is missing", cure="roll back")
     if fingerprint(manifest).sha256 != match[2].decode():
         raise DamagedArtefact(manifest, f"its checksum is not the one in {pointer}", cure="roll back")
     return version
@@ -113,9 +107,7 @@ def list_versions(root: Path | str) -> list[Path]:
     if not versions.is_dir():
         return []
     found = [path for path in versions.iterdir() if re.fullmatch(r"\d{6,}", path.name) and path.is_dir()]
-    return sorted(
-        (path for path in found if (path / MANIFEST_NAME).is_file()), key=lambda path: int(path.name)
-    )
+    return sorted((path for path in found if (path / MANIFEST_NAME).is_file()), key=lambda path: int(path.name))
 
 
 def rollback(root: Path | str, *, to: str | None = None) -> Path:
@@ -201,7 +193,5 @@ def _lock(root: Path) -> Iterator[None]:
         raise FileNotFoundError(f"{root}: expected a directory of versions; publish a version first")
     with exclusive(root / LOCK_NAME) as holder:
         if holder is not None:
-            raise Locked(
-                f"{root}: expected to be the only publisher, locked by process {holder}; try again later"
-            )
+            raise Locked(f"{root}: expected to be the only publisher, locked by process {holder}; try again later")
         yield
