@@ -1,0 +1,61 @@
+"""Training state on disk, safetensors and JSON only, replaced as a whole so that a kill leaves the old or the new one."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+State = dict[str, torch.Tensor]
+
+
+def save_checkpoint(directory: Path, tensors: Mapping[str, State], facts: Mapping[str, object]) -> None:
+    """Write `tensors` (one file per name) and `facts` (JSON) as `directory`, replacing what was there."""
+    fresh = directory.with_name(directory.name + ".new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    fresh.mkdir(parents=True)
+    for name, state in tensors.items():
+        # clone: safetensors refuses tensors that share memory.
+        save_file({k: v.detach().cpu().clone() for k, v in state.items()}, str(fresh / f"{name}.safetensors"))
+    (fresh / "facts.json").write_text(json.dumps(facts), encoding="utf-8")
+    old = directory.with_name(directory.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if directory.exists():
+        os.replace(directory, old)
+    os.replace(fresh, directory)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def load_checkpoint(directory: Path) -> tuple[dict[str, State], dict] | None:
+    """What `save_checkpoint` wrote, or None if there is nothing to resume from."""
+    for place in (directory, directory.with_name(directory.name + ".old")):
+        facts = place / "facts.json"
+        if facts.is_file():
+            tensors = {file.stem: load_file(str(file)) for file in sorted(place.glob("*.safetensors"))}
+            return tensors, json.loads(facts.read_text(encoding="utf-8"))
+    return None
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer, names: Mapping[torch.nn.Parameter, str]) -> State:
+    """Adam's moments and step counts by parameter name."""
+    return {
+        f"{names[parameter]}|{key}": value if torch.is_tensor(value) else torch.tensor(float(value))
+        for parameter, state in optimizer.state.items()
+        for key, value in state.items()
+    }
+
+
+def restore_optimizer(
+    optimizer: torch.optim.Optimizer, state: State, names: Mapping[torch.nn.Parameter, str]
+) -> None:
+    """The inverse of `optimizer_state`."""
+    by_name = {name: parameter for parameter, name in names.items()}
+    for label, value in state.items():
+        name, _, key = label.rpartition("|")
+        if name in by_name:
+            optimizer.state[by_name[name]][key] = value

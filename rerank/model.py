@@ -1,0 +1,195 @@
+"""GPT-2 with one score head, and the projections that let vectors and numbers stand beside words.
+
+`gpt2` is the pre-trained model; `gpt2-mini` is the same architecture, smaller, with a WordPiece vocabulary and the word
+embeddings of a BERT encoder as initial values (no package registry carries GPT-2's weights).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from torch import nn
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    PreTrainedTokenizerBase,
+)
+
+from rerank.config import RerankConfig
+
+INIT_STD = 0.02  # GPT-2's own initial standard deviation
+
+
+@dataclass(frozen=True)
+class Words:
+    """A vocabulary and what its words mean to begin with."""
+
+    tokenizer: PreTrainedTokenizerBase
+    embeddings: np.ndarray | None = None
+    """float32 (n_words, dim), or None for random initial values."""
+
+
+class SoftTokens(nn.Module):
+    """Vectors and candidate features as tokens of GPT-2's width.
+
+    The context begins with one learned token, so that a user without history has something to read. Features are
+    standardised with the mean and the standard deviation of the training data, which are saved with the weights.
+    """
+
+    feature_mean: torch.Tensor
+    feature_scale: torch.Tensor
+
+    def __init__(self, vector_dim: int, n_features: int, width: int) -> None:
+        super().__init__()
+        self.start = nn.Parameter(torch.zeros(width))
+        self.context = nn.Linear(vector_dim, width)
+        self.candidate = nn.Linear(vector_dim, width)
+        self.features = nn.Linear(n_features, width, bias=False) if n_features else None
+        self.register_buffer("feature_mean", torch.zeros(n_features))
+        self.register_buffer("feature_scale", torch.ones(n_features))
+        nn.init.normal_(self.start, std=INIT_STD)
+        for layer in (self.context, self.candidate, self.features):
+            if layer is not None:
+                nn.init.normal_(layer.weight, std=2 * INIT_STD)
+        nn.init.zeros_(self.context.bias)
+        nn.init.zeros_(self.candidate.bias)
+
+    def fit_features(self, mean: np.ndarray, scale: np.ndarray) -> None:
+        """Set what features are standardised with: float (n_features,) each; a scale of 0 (a constant) counts as 1."""
+        scale = np.where(np.asarray(scale) > 1e-12, scale, 1.0)
+        self.feature_mean.copy_(torch.as_tensor(mean, dtype=torch.float32))
+        self.feature_scale.copy_(torch.as_tensor(scale, dtype=torch.float32))
+
+    def embed_context(self, vectors: torch.Tensor) -> torch.Tensor:
+        """(n, vector_dim) -> (n, width)."""
+        return self.context(vectors)
+
+    def embed_candidates(self, vectors: torch.Tensor, features: torch.Tensor | None) -> torch.Tensor:
+        """(n, vector_dim), (n, n_features) -> (n, width)."""
+        rows = self.candidate(vectors)
+        if self.features is not None:
+            if features is None:
+                raise ValueError(f"this reranker needs {self.features.in_features} candidate features, got none")
+            rows = rows + self.features((features - self.feature_mean) / self.feature_scale)
+        return rows
+
+
+def build_model(
+    config: RerankConfig, words: Words | None = None
+) -> tuple[GPT2ForSequenceClassification, PreTrainedTokenizerBase | None, SoftTokens | None]:
+    """A model to train, its tokenizer (None for soft tokens alone) and its soft tokens (None for words alone).
+
+    `config.model` `gpt2-mini` needs `words` as soon as a word budget is set. Random parts follow `config.seed`.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        if config.model == "gpt2-mini":
+            gpt2, tokenizer = _build_mini(config, words)
+        else:
+            gpt2, tokenizer = load_classifier(config.model)
+        soft = None
+        if config.vector_dim:
+            soft = SoftTokens(config.vector_dim, config.n_features, gpt2.config.n_embd)
+    return gpt2, tokenizer, soft
+
+
+def _build_mini(
+    config: RerankConfig, words: Words | None
+) -> tuple[GPT2ForSequenceClassification, PreTrainedTokenizerBase | None]:
+    uses_words = config.candidate_tokens > 0 or config.history_tokens > 0
+    if uses_words and words is None:
+        raise ValueError(
+            "gpt2-mini with word budgets needs a vocabulary: pass words=Words(tokenizer, embeddings) or "
+            "words=words_of_encoder(DIRECTORY)"
+        )
+    tokenizer = words.tokenizer if words is not None and uses_words else None
+    shape = GPT2Config(
+        vocab_size=len(tokenizer) if tokenizer is not None else 1,
+        n_positions=config.n_positions,
+        n_embd=config.n_embd,
+        n_layer=config.n_layer,
+        n_head=config.n_head,
+        resid_pdrop=config.dropout,
+        embd_pdrop=config.dropout,
+        attn_pdrop=config.dropout,
+        bos_token_id=tokenizer.cls_token_id if tokenizer is not None else None,
+        eos_token_id=tokenizer.sep_token_id if tokenizer is not None else None,
+        pad_token_id=tokenizer.pad_token_id if tokenizer is not None else 0,
+    )
+    shape.num_labels = 1
+    gpt2 = GPT2ForSequenceClassification(shape)
+    if tokenizer is not None and words is not None and words.embeddings is not None:
+        weight = gpt2.transformer.wte.weight
+        fitted = fit_width(words.embeddings, config.n_embd)
+        if len(fitted) != len(weight):
+            raise ValueError(f"{len(fitted)} word embeddings for a vocabulary of {len(weight)} words")
+        with torch.no_grad():
+            weight.copy_(torch.from_numpy(fitted))
+    return gpt2, tokenizer
+
+
+def fit_width(embeddings: np.ndarray, width: int) -> np.ndarray:
+    """float32 (n_words, width): the strongest directions of wider embeddings; narrower ones are filled with zeros."""
+    embeddings = np.asarray(embeddings, dtype=np.float32)
+    dim = embeddings.shape[1]
+    if dim == width:
+        return embeddings
+    if dim < width:
+        return np.pad(embeddings, ((0, 0), (0, width - dim)))
+    _, directions = np.linalg.eigh(embeddings.T @ embeddings)  # ascending eigenvalues
+    return np.ascontiguousarray(embeddings @ directions[:, ::-1][:, :width]).astype(np.float32)
+
+
+def words_of_encoder(directory: str | Path) -> Words:
+    """Tokenizer and word embeddings of a sentence-transformers (or plain BERT) directory with safetensors weights.
+
+    Raises FileNotFoundError if the weights are not there and ValueError if they hold no word embeddings.
+    """
+    directory = Path(directory)
+    modules = directory / "modules.json"
+    if modules.is_file():
+        directory = directory / json.loads(modules.read_text(encoding="utf-8"))[0]["path"]
+    weights = directory / "model.safetensors"
+    if not weights.is_file():
+        raise FileNotFoundError(f"{weights}: expected the encoder's weights here (.bin weights are refused)")
+    with safe_open(str(weights), framework="numpy") as tensors:
+        names = [name for name in tensors.keys() if name.endswith("word_embeddings.weight")]  # noqa: SIM118
+        if not names:
+            raise ValueError(f"{weights}: no tensor named *word_embeddings.weight; is this a BERT encoder?")
+        embeddings = tensors.get_tensor(names[0]).astype(np.float32)
+    return Words(AutoTokenizer.from_pretrained(str(directory)), embeddings)
+
+
+def load_classifier(source: str | Path) -> tuple[GPT2ForSequenceClassification, PreTrainedTokenizerBase | None]:
+    """A GPT-2 classifier with one label from a directory or a hub name, and its tokenizer if it has one.
+
+    `gpt2` from the hub has no score head yet; it begins random. Raises ValueError for another architecture or more
+    than one label.
+    """
+    shape = AutoConfig.from_pretrained(str(source))
+    if not any("SequenceClassification" in name for name in shape.architectures or ()):
+        shape.num_labels = 1  # a language model, such as the hub's gpt2: it has no score head yet
+    check_supported(shape, str(source))
+    gpt2 = GPT2ForSequenceClassification.from_pretrained(str(source), config=shape, use_safetensors=True)
+    directory = Path(source)
+    tokenizer = None
+    if not directory.is_dir() or (directory / "tokenizer_config.json").is_file():
+        tokenizer = AutoTokenizer.from_pretrained(str(source))
+    return gpt2.float(), tokenizer
+
+
+def check_supported(config: GPT2Config, source: str) -> None:
+    """Raise ValueError for what the shared-context forward does not compute."""
+    if config.model_type != "gpt2":
+        raise ValueError(f"{source}: expected a GPT-2 model, got {config.model_type!r}")
+    if config.num_labels != 1:
+        raise ValueError(f"{source}: expected a classifier with one label, got {config.num_labels}")
+    if config.add_cross_attention:
+        raise ValueError(f"{source}: GPT-2 with cross-attention to another encoder is not a reranker")

@@ -1,0 +1,82 @@
+"""The reranker as callers use it: sentences and arrays in, scores out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from transformers import GPT2ForSequenceClassification, PreTrainedTokenizerBase
+
+from rerank.config import RerankConfig
+from rerank.encode import Encoder
+from rerank.inputs import RerankInput
+from rerank.model import SoftTokens
+from rerank.precision import resolve_device, resolve_dtype
+from rerank.prompt import Template
+from rerank.scorer import Scorer
+from rerank.storage import load_parts, save_parts
+
+CANDIDATE_TOKENS = 64
+"""Candidate budget for a foreign model that does not say its own."""
+
+
+class Reranker:
+    """A GPT-2 cross-encoder. `score` and `score_many` change nothing and may be called from one thread at a time."""
+
+    def __init__(
+        self,
+        gpt2: GPT2ForSequenceClassification,
+        tokenizer: PreTrainedTokenizerBase | None,
+        soft: SoftTokens | None,
+        config: RerankConfig,
+        *,
+        template: Template | None = None,
+        device: str = "auto",
+        precision: str = "auto",
+    ) -> None:
+        place = resolve_device(device)
+        self.gpt2 = gpt2.to(place).eval()
+        self.soft = soft.to(place).eval() if soft is not None else None
+        self.tokenizer = tokenizer
+        self.config = config
+        self.encoder = Encoder(config, tokenizer, n_positions=gpt2.config.n_positions, template=template)
+        self.scorer = Scorer(self.gpt2, self.soft, dtype=resolve_dtype(precision, place))
+
+    @classmethod
+    def load(cls, directory: str | Path, *, device: str = "auto", precision: str = "auto") -> Reranker:
+        """Load what `save` wrote, or any GPT-2 classifier with one label and a tokenizer.
+
+        precision: `auto` is bfloat16 where the hardware has it, else float32; `float32` is exact.
+        """
+        gpt2, tokenizer, soft, config, template = load_parts(directory)
+        if config is None:
+            config = foreign_config(gpt2)
+        return cls(gpt2, tokenizer, soft, config, template=template, device=device, precision=precision)
+
+    def save(self, directory: str | Path) -> None:
+        """Write a directory that `load` and `AutoModelForSequenceClassification.from_pretrained` read."""
+        save_parts(directory, self.gpt2, self.tokenizer, self.soft, self.config, self.encoder.template)
+
+    def score(self, given: RerankInput) -> np.ndarray:
+        """float32 (n_candidates,): higher is better, in the order of the candidates given."""
+        return self.score_many([given])[0]
+
+    def score_many(self, inputs: Sequence[RerankInput]) -> list[np.ndarray]:
+        """Scores of every input, in order. The result for one input does not depend on its neighbours."""
+        return self.scorer.score_many([self.encoder.encode(given) for given in inputs])
+
+
+def foreign_config(gpt2: GPT2ForSequenceClassification) -> RerankConfig:
+    """A words-only configuration that fills the positions of a classifier which brings no configuration of ours."""
+    shape = gpt2.config
+    candidate = min(CANDIDATE_TOKENS, shape.n_positions // 2)
+    return RerankConfig(
+        model="gpt2",
+        n_layer=shape.n_layer,
+        n_embd=shape.n_embd,
+        n_head=shape.n_head,
+        n_positions=shape.n_positions,
+        history_tokens=shape.n_positions - candidate,
+        candidate_tokens=candidate,
+    )

@@ -1,0 +1,78 @@
+"""A reranker as a directory that Hugging Face's classes read: weights, tokenizer, and what is Tandem's own beside them.
+
+`config.json`, `model.safetensors` and the tokenizer files are GPT-2's own (`AutoModelForSequenceClassification
+.from_pretrained(directory)` works); `tandem_rerank.json` holds prompt and training choices, `soft_tokens.safetensors`
+the projections of vectors and features.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from safetensors.torch import load_file, save_file
+from transformers import GPT2ForSequenceClassification, PreTrainedTokenizerBase
+
+from rerank.config import RerankConfig
+from rerank.model import SoftTokens, load_classifier
+from rerank.prompt import Template
+
+FORMAT = 1
+FACTS = "tandem_rerank.json"
+SOFT = "soft_tokens.safetensors"
+
+
+def save_parts(
+    directory: str | Path,
+    gpt2: GPT2ForSequenceClassification,
+    tokenizer: PreTrainedTokenizerBase | None,
+    soft: SoftTokens | None,
+    config: RerankConfig,
+    template: Template,
+) -> None:
+    """Write a reranker into `directory`, which is made if needed."""
+    directory = Path(directory)
+    directory.mkdir(parents=True, exist_ok=True)
+    gpt2.save_pretrained(str(directory))
+    if tokenizer is not None:
+        tokenizer.save_pretrained(str(directory))
+    if soft is not None:
+        save_file({k: v.detach().cpu().contiguous() for k, v in soft.state_dict().items()}, str(directory / SOFT))
+    facts = {"format": FORMAT, "config": config.to_dict(), "template": template.to_dict()}
+    (directory / FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+def load_parts(
+    directory: str | Path,
+) -> tuple[
+    GPT2ForSequenceClassification,
+    PreTrainedTokenizerBase | None,
+    SoftTokens | None,
+    RerankConfig | None,
+    Template | None,
+]:
+    """Read what `save_parts` wrote, or any GPT-2 classifier with one label (then config and template are None).
+
+    Raises FileNotFoundError for a missing directory or file, ValueError for an unknown format.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise FileNotFoundError(f"{directory}: no such reranker directory")
+    if not (directory / "model.safetensors").is_file() and not list(directory.glob("model-*.safetensors")):
+        raise FileNotFoundError(f"{directory}: no model.safetensors (.bin weights are refused)")
+    gpt2, tokenizer = load_classifier(directory)
+    facts_file = directory / FACTS
+    if not facts_file.is_file():
+        return gpt2.eval(), tokenizer, None, None, None
+    facts = json.loads(facts_file.read_text(encoding="utf-8"))
+    if facts.get("format") != FORMAT:
+        raise ValueError(f"{facts_file}: format {facts.get('format')!r}, this version reads {FORMAT}; update tandem")
+    config = RerankConfig.from_dict(facts["config"])
+    soft = None
+    if config.vector_dim:
+        if not (directory / SOFT).is_file():
+            raise FileNotFoundError(f"{directory / SOFT}: the projections of vectors are missing")
+        soft = SoftTokens(config.vector_dim, config.n_features, gpt2.config.n_embd)
+        soft.load_state_dict(load_file(str(directory / SOFT)))
+        soft.eval()
+    return gpt2.eval(), tokenizer, soft, config, Template.from_dict(facts["template"])
