@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from retrieval.report_view import FINAL, EvaluationView
 
 try:
-        from matplotlib import style
+    from matplotlib import style
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 except ImportError as error:
