@@ -1,4 +1,4 @@
-"""Training state on disk, safetensors and JSON only, replaced as a whole so that a kill leaves the old or the new one."""
+"""Training state on disk, safetensors and JSON only; a kill while saving leaves the old state or the new one."""
 
 from __future__ import annotations
 
@@ -50,9 +50,7 @@ def optimizer_state(optimizer: torch.optim.Optimizer, names: Mapping[torch.nn.Pa
     }
 
 
-def restore_optimizer(
-    optimizer: torch.optim.Optimizer, state: State, names: Mapping[torch.nn.Parameter, str]
-) -> None:
+def restore_optimizer(optimizer: torch.optim.Optimizer, state: State, names: Mapping[torch.nn.Parameter, str]) -> None:
     """The inverse of `optimizer_state`."""
     by_name = {name: parameter for parameter, name in names.items()}
     for label, value in state.items():

@@ -57,7 +57,16 @@ class RerankConfig:
     """Average the weights of this many last validated states; kept only if validation NDCG@10 is not lower."""
 
     def __post_init__(self) -> None:
-        positive = ("n_layer", "n_embd", "n_head", "n_positions", "epochs", "batch_lists", "patience", "validations_per_epoch")
+        positive = (
+            "n_layer",
+            "n_embd",
+            "n_head",
+            "n_positions",
+            "epochs",
+            "batch_lists",
+            "patience",
+            "validations_per_epoch",
+        )
         for name in (*positive, "average_last"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)!r}")

@@ -104,9 +104,7 @@ class Encoder:
             return np.asarray(self.template.opening + self.template.closing, dtype=np.int64)[:0]
         # The newest items that can fit: every item but an empty one has at least one token.
         items = self.tokens.ids(given.context_texts[: self.config.history_tokens])
-        return context_ids(
-            items, self.template, budget=self.config.history_tokens, newest_last=self.config.newest_last
-        )
+        return context_ids(items, self.template, budget=self.config.history_tokens, newest_last=self.config.newest_last)
 
     def _context_vectors(self, given: RerankInput) -> np.ndarray | None:
         if not self.config.vector_dim:

@@ -156,8 +156,7 @@ def _own_part(
         query = q.view(len(q), n_head, 1, -1)
         scores = (query @ key.transpose(-1, -2)).float() * block.scaling
         if layout.own.places is not None:
-            lengths = _own_lengths(layout, q.device)
-            holes = torch.arange(layout.own.width, device=q.device)[None, :] >= lengths[:, None]
+            holes = torch.arange(layout.own.width, device=q.device)[None, :] >= layout.lengths[:, None]
             scores = scores.masked_fill(holes[:, None, None, :], torch.finfo(torch.float32).min)
         out, total, top = _weigh(scores, value, block.attention_dropout)
         return out.squeeze(2), total.squeeze(2), top.squeeze(2)
@@ -165,20 +164,12 @@ def _own_part(
     scores = (query @ key.transpose(-1, -2)).float() * block.scaling
     width = layout.own.width
     future = torch.ones(width, width, dtype=torch.bool, device=q.device).triu(1)
-    out, total, top = _weigh(
-        scores.masked_fill(future, torch.finfo(torch.float32).min), value, block.attention_dropout
-    )
+    out, total, top = _weigh(scores.masked_fill(future, torch.finfo(torch.float32).min), value, block.attention_dropout)
     return (
         layout.own.unpad(out.transpose(1, 2)),
         layout.own.unpad(total.transpose(1, 2)),
         layout.own.unpad(top.transpose(1, 2)),
     )
-
-
-def _own_lengths(layout: CandidateLayout, device: torch.device) -> torch.Tensor:
-    assert layout.last_rows is not None
-    ends = layout.last_rows + 1
-    return torch.diff(ends, prepend=torch.zeros(1, dtype=ends.dtype, device=device))
 
 
 def _weigh(scores: torch.Tensor, value: torch.Tensor, dropout: float) -> Part:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -110,8 +111,11 @@ def _build_mini(
             "words=words_of_encoder(DIRECTORY)"
         )
     tokenizer = words.tokenizer if words is not None and uses_words else None
+    embeddings = words.embeddings if words is not None and tokenizer is not None else None
+    # An encoder may have more embedding rows than words, for speed; never fewer.
+    n_words = max(1, len(tokenizer) if tokenizer is not None else 0, len(embeddings) if embeddings is not None else 0)
     shape = GPT2Config(
-        vocab_size=len(tokenizer) if tokenizer is not None else 1,
+        vocab_size=n_words,
         n_positions=config.n_positions,
         n_embd=config.n_embd,
         n_layer=config.n_layer,
@@ -125,13 +129,10 @@ def _build_mini(
     )
     shape.num_labels = 1
     gpt2 = GPT2ForSequenceClassification(shape)
-    if tokenizer is not None and words is not None and words.embeddings is not None:
-        weight = gpt2.transformer.wte.weight
-        fitted = fit_width(words.embeddings, config.n_embd)
-        if len(fitted) != len(weight):
-            raise ValueError(f"{len(fitted)} word embeddings for a vocabulary of {len(weight)} words")
+    if embeddings is not None:
+        fitted = torch.from_numpy(fit_width(embeddings, config.n_embd))
         with torch.no_grad():
-            weight.copy_(torch.from_numpy(fitted))
+            gpt2.transformer.wte.weight[: len(fitted)] = fitted
     return gpt2, tokenizer
 
 
@@ -147,12 +148,25 @@ def fit_width(embeddings: np.ndarray, width: int) -> np.ndarray:
     return np.ascontiguousarray(embeddings @ directions[:, ::-1][:, :width]).astype(np.float32)
 
 
-def words_of_encoder(directory: str | Path) -> Words:
-    """Tokenizer and word embeddings of a sentence-transformers (or plain BERT) directory with safetensors weights.
+class LoadedEncoder(Protocol):
+    """What is used of a loaded `SentenceTransformer`: its tokenizer and, in its first module, its word embeddings."""
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase: ...
+    def __getitem__(self, index: int, /) -> nn.Module: ...
+
+
+def words_of_encoder(encoder: str | Path | LoadedEncoder) -> Words:
+    """Tokenizer and word embeddings of a sentence-transformers model: a directory with safetensors weights, or loaded.
 
     Raises FileNotFoundError if the weights are not there and ValueError if they hold no word embeddings.
     """
-    directory = Path(directory)
+    if not isinstance(encoder, (str, Path)):
+        words = next((m for name, m in encoder[0].named_modules() if name.endswith("word_embeddings")), None)
+        if not isinstance(words, nn.Embedding):
+            raise ValueError("the encoder has no module named word_embeddings; is it a BERT?")
+        return Words(encoder.tokenizer, words.weight.detach().float().cpu().numpy())
+    directory = Path(encoder)
     modules = directory / "modules.json"
     if modules.is_file():
         directory = directory / json.loads(modules.read_text(encoding="utf-8"))[0]["path"]

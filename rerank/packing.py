@@ -79,7 +79,8 @@ class CandidateLayout:
     """int64 (n_candidates,): the row where each candidate's score is read; None: every row (one token each)."""
     last_queries: Slots
     """Last rows <-> (n_users, most candidates of a user)."""
-    n_candidates: int
+    lengths: torch.Tensor
+    """int64 (n_candidates,): tokens of each candidate."""
 
 
 def context_layout(lengths: Sequence[int] | np.ndarray, device: torch.device | str = "cpu") -> ContextLayout:
@@ -120,5 +121,5 @@ def candidate_layout(
         positions=torch.from_numpy(positions).to(device),
         last_rows=last,
         last_queries=make_slots(counts, device),
-        n_candidates=len(lengths),
+        lengths=torch.from_numpy(lengths).to(device),
     )

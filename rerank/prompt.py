@@ -47,9 +47,10 @@ class Template:
         encoded = tokenizer("a", "a")
         sides = encoded.sequence_ids(0)
         ids = encoded["input_ids"]
-        first, second = [i for i, side in enumerate(sides) if side == 0], [
-            i for i, side in enumerate(sides) if side == 1
-        ]
+        first, second = (
+            [i for i, side in enumerate(sides) if side == 0],
+            [i for i, side in enumerate(sides) if side == 1],
+        )
         if not first or not second:
             raise ValueError("the tokenizer does not say which tokens of a pair are whose; use a fast tokenizer")
         return cls(
@@ -71,9 +72,7 @@ class Template:
 class Tokens:
     """Texts to word token ids, remembered by text (a catalogue is tokenized once, not once per user)."""
 
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerBase, *, max_remembered: int = 200_000, tidy: bool = True
-    ) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, *, max_remembered: int = 200_000, tidy: bool = True) -> None:
         self.tokenizer = tokenizer
         self.tidy = tidy
         self._remembered: OrderedDict[str, np.ndarray] = OrderedDict()
@@ -100,10 +99,7 @@ class Tokens:
             return_token_type_ids=False,
             verbose=False,
         )
-        return {
-            text: np.asarray(ids, dtype=np.int32)
-            for text, ids in zip(texts, encoded["input_ids"], strict=True)
-        }
+        return {text: np.asarray(ids, dtype=np.int32) for text, ids in zip(texts, encoded["input_ids"], strict=True)}
 
     def _remember(self, fresh: dict[str, np.ndarray]) -> None:
         self._remembered.update(fresh)
@@ -117,9 +113,7 @@ def _clean(text: str, *, tidy: bool) -> str:
     return " ".join(text.replace("\0", " ").split()) if tidy else text
 
 
-def context_ids(
-    items: Sequence[np.ndarray], template: Template, *, budget: int, newest_last: bool
-) -> np.ndarray:
+def context_ids(items: Sequence[np.ndarray], template: Template, *, budget: int, newest_last: bool) -> np.ndarray:
     """Frame and history within `budget` tokens: int64 (n_tokens,). `items` are newest first.
 
     Raises ValueError if the budget cannot hold the frame and one token of the newest item.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -53,6 +55,16 @@ class Reranker:
         if config is None:
             config = foreign_config(gpt2)
         return cls(gpt2, tokenizer, soft, config, template=template, device=device, precision=precision)
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 of all weights and of what stands in the prompt: equal fingerprints give equal scores."""
+        digest = hashlib.sha256(json.dumps([self.config.to_dict(), self.encoder.template.to_dict()]).encode())
+        for module in (self.gpt2, self.soft):
+            for name, tensor in sorted(module.state_dict().items()) if module is not None else ():
+                digest.update(name.encode())
+                digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+        return digest.hexdigest()
 
     def save(self, directory: str | Path) -> None:
         """Write a directory that `load` and `AutoModelForSequenceClassification.from_pretrained` read."""

@@ -6,6 +6,7 @@ Rows are packed (no padding in any matrix product with weights); only attention'
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -96,7 +97,7 @@ class Scorer:
         lengths = group[0].candidate_lengths
         passes = np.cumsum(lengths) // (self.max_rows + 1)
         edges = [0, *(np.flatnonzero(np.diff(passes)) + 1).tolist(), len(lengths)]
-        for start, stop in zip(edges, edges[1:], strict=False):
+        for start, stop in pairwise(edges):
             yield [(0, start, stop)]
 
 

@@ -15,16 +15,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from rerank.checkpoint import load_checkpoint, optimizer_state, restore_optimizer, save_checkpoint
 from rerank.assemble import Embedder
 from rerank.blocks import LiveBlock
+from rerank.checkpoint import load_checkpoint, optimizer_state, restore_optimizer, save_checkpoint
 from rerank.config import RerankConfig, trainable_blocks
 from rerank.encode import Encoded, Encoder
 from rerank.engine import run_candidates, run_context
 from rerank.inputs import TrainingList
 from rerank.losses import LOSSES
 from rerank.metrics import ndcg_at_10
-from rerank.model import Words, build_model
+from rerank.model import LoadedEncoder, build_model, words_of_encoder
 from rerank.precision import resolve_device, resolve_dtype
 from rerank.reranker import Reranker
 from rerank.scorer import Scorer
@@ -65,11 +65,11 @@ def train_reranker(
     *,
     validation: Sequence[TrainingList],
     config: RerankConfig,
-    words: Words | None = None,
+    encoder: str | Path | LoadedEncoder | None = None,
     start: Reranker | None = None,
-    checkpoint: str | Path | None = None,
+    checkpoint_directory: str | Path | None = None,
     max_seconds: float | None = None,
-    progress: Progress | None = None,
+    progress: bool | Progress = False,
     device: str = "auto",
 ) -> TrainingResult:
     """Train and return the weights with the best validation NDCG@10.
@@ -77,27 +77,31 @@ def train_reranker(
     Args:
         lists: indexed lazily, one `lists[i]` per use; lists without a positive label teach the listwise loss nothing.
         validation: read once and kept. Must hold at least one list with a positive label.
-        words: vocabulary for `gpt2-mini` with word budgets.
+        encoder: for `gpt2-mini` with word budgets: where the vocabulary and the first word embeddings come from.
         start: continue from these weights instead of fresh ones; its configuration must fit `config`.
-        checkpoint: directory written at every validation; if it exists, training resumes from it.
+        checkpoint_directory: written at every validation; if it exists, training resumes from it.
         max_seconds: training ends (learning rate at zero) within about this time.
+        progress: True prints a line per validation; a function gets the line.
     """
     if not len(lists):
         raise ValueError("no training lists: give at least one list with a positive label")
     if not any(entry.labels.max(initial=0) > 0 for entry in (validation[i] for i in range(len(validation)))):
         raise ValueError("no validation list with a positive label: nothing to stop or choose weights by")
-    run = _Run(lists, validation, config, words, start, device, max_seconds, progress)
-    if checkpoint is not None:
-        run.resume(Path(checkpoint))
+    uses_words = config.history_tokens > 0 or config.candidate_tokens > 0
+    words = words_of_encoder(encoder) if encoder is not None and uses_words else None
+    say: Progress = progress if callable(progress) else (print if progress else lambda line: None)
+    run = _Run(lists, validation, config, words, start, device, max_seconds, say)
+    if checkpoint_directory is not None:
+        run.resume(Path(checkpoint_directory))
     return run.fit()
 
 
 class _Run:
     """The state of one training."""
 
-    def __init__(self, lists, validation, config, words, start, device, max_seconds, progress) -> None:
+    def __init__(self, lists, validation, config, words, start, device, max_seconds, say) -> None:
         self.lists, self.config, self.max_seconds = lists, config, max_seconds
-        self.say: Progress = progress or (lambda line: None)
+        self.say: Progress = say
         self.device = resolve_device(device)
         self.dtype = resolve_dtype(config.precision, self.device)
         if start is not None:
@@ -125,6 +129,7 @@ class _Run:
         self.best_state: dict[str, torch.Tensor] = {}
         self.recent: list[dict[str, torch.Tensor]] = []
         self.history: list[Validation] = []
+        self.checkpoint: Path | None = None
 
     def fit(self) -> TrainingResult:
         """Run to the end of the epochs, of patience or of the time."""
@@ -208,9 +213,7 @@ class _Run:
             f"validation NDCG@10 {found:.4f}{' *' if self.bad == 0 else ''}"
         )
         if self.checkpoint is not None:
-            self._save()
-
-    checkpoint: Path | None = None
+            self._save(self.checkpoint)
 
     def _ndcg(self) -> float:
         self.model.eval()
@@ -246,12 +249,9 @@ class _Run:
             device=str(self.device),
             precision=config.precision,
         )
-        return TrainingResult(
-            reranker, tuple(self.history), self.best_step, self.best, stopped, averaged, speed
-        )
+        return TrainingResult(reranker, tuple(self.history), self.best_step, self.best, stopped, averaged, speed)
 
-    def _save(self) -> None:
-        assert self.checkpoint is not None
+    def _save(self, directory: Path) -> None:
         tensors = {"model": self.model.state_dict(), "best": self.best_state}
         tensors["optimizer"] = optimizer_state(self.optimizer, self.names)
         tensors.update({f"recent{i}": state for i, state in enumerate(self.recent)})
@@ -265,7 +265,7 @@ class _Run:
             "best_step": self.best_step,
             "history": [vars(entry) for entry in self.history],
         }
-        save_checkpoint(self.checkpoint, tensors, facts)
+        save_checkpoint(directory, tensors, facts)
 
     def resume(self, directory: Path) -> None:
         """Take up an earlier run's state if there is one. Raises ValueError if it was another configuration."""

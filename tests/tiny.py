@@ -29,14 +29,12 @@ _TEXT = (
 )
 WORDS = tuple(_TEXT.split())
 LETTERS = tuple(string.ascii_lowercase + string.digits)
-VOCABULARY = (*SPECIAL_TOKENS, *WORDS, *LETTERS, *(f"##{letter}" for letter in LETTERS))
+VOCABULARY = tuple(dict.fromkeys((*SPECIAL_TOKENS, *WORDS, *LETTERS, *(f"##{letter}" for letter in LETTERS))))
 
 
 def tiny_tokenizer(*, max_length: int = 128) -> PreTrainedTokenizerFast:
     """A real lower-casing WordPiece tokenizer of `len(VOCABULARY)` tokens, with BERT's special tokens."""
-    tokenizer = Tokenizer(
-        models.WordPiece(vocab={word: row for row, word in enumerate(VOCABULARY)}, unk_token="[UNK]")
-    )
+    tokenizer = Tokenizer(models.WordPiece(vocab={word: row for row, word in enumerate(VOCABULARY)}, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)  # type: ignore[assignment]
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()  # type: ignore[assignment]
     tokenizer.post_processor = processors.TemplateProcessing(  # type: ignore[assignment]
