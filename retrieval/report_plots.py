@@ -15,6 +15,7 @@ try:
     from matplotlib import style
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 except ImportError as error:
     raise ImportError('the evaluation report needs matplotlib: pip install "tandem-recommender[report]"') from error
 
@@ -29,7 +30,7 @@ COLOURS = {
 }
 OTHER = ("#5f6b7a", "#7aa35a", "#b65c9e", "#3f9fb5")  # stages that have no colour of their own, in order
 INK, FAINT, GRID = "#1f2933", "#667085", "#e4e7ec"
-DOTS_PER_INCH = 144
+DOTS_PER_INCH = 160
 STYLE = {
     "font.family": "DejaVu Sans",  # matplotlib brings it along, so pictures look the same everywhere
     "font.size": 9.5,
@@ -62,7 +63,7 @@ def plot_evaluation(view: EvaluationView) -> dict[str, bytes]:
     pictures = {}
     for title, (draw, n_rows) in _wanted(view).items():
         with style.context(STYLE):
-            figure = Figure(figsize=(7.2, _height(n_rows)), layout="constrained")
+            figure = Figure(figsize=(5.8, _height(n_rows)), layout="constrained")
             _draw_titled(figure.add_subplot(), title, draw, view)
             pictures[title] = _png(figure)
     return pictures
@@ -73,8 +74,9 @@ def plot_overview(view: EvaluationView) -> bytes:
     wanted = _wanted(view)
     n_rows = (len(wanted) + 1) // 2
     with style.context(STYLE):
-        figure = Figure(figsize=(14.4, 0.7 + 3.9 * n_rows), layout="constrained")
-        figure.suptitle(view.heading, x=0.012, ha="left", fontsize=13, fontweight="bold")
+        spaced = ConstrainedLayoutEngine(w_pad=0.15, h_pad=0.15, hspace=0.06, wspace=0.06)
+        figure = Figure(figsize=(13, 0.9 + 3.6 * n_rows), layout=spaced)
+        figure.suptitle(view.heading, x=0.015, ha="left", fontsize=14, fontweight="bold")
         panels = figure.subplots(n_rows, 2, squeeze=False).ravel()
         for panel, (title, (draw, _)) in zip(panels, wanted.items(), strict=False):
             _draw_titled(panel, title, draw, view)
@@ -100,6 +102,9 @@ def _wanted(view: EvaluationView) -> dict[str, tuple[Draw, int]]:
         pictures["Recall by depth of the list"] = (_draw_recall, 9)
     if view.final_vs:
         pictures["NDCG@10 of the final list minus each stage"] = (_draw_intervals, len(view.final_vs))
+    if view.parts:
+        names = " and ".join(view.parts)
+        pictures[f"NDCG@10 on {names} items"] = (_draw_parts, len(view.stages))
     if view.fusion:
         pictures["What each part adds to the final list"] = (_draw_fusion, len(view.fusion))
     if view.seconds:
@@ -137,7 +142,7 @@ def _draw_recall(panel: Axes, view: EvaluationView) -> None:
             linewidth=2.4 if strong else 1.5, color=colour_of(stage, view.stages), zorder=3 if strong else 2,
         )  # fmt: skip
     panel.set_ylim(0, top * 1.12 or 1)
-    panel.set_xlim(depths[0] - 2, depths[-1] * 1.27)
+    panel.set_xlim(depths[0] - 0.06 * depths[-1], depths[-1] * 1.36)
     panel.set_xticks(depths, [f"top {k}" for k in depths])
     panel.grid(axis="y")
     ends = {stage: points[max(points)] for stage, points in lines.items()}
@@ -147,6 +152,28 @@ def _draw_recall(panel: Axes, view: EvaluationView) -> None:
             va="center", fontsize=8.5, color=colour_of(stage, view.stages),
             fontweight="bold" if stage == FINAL else "normal", annotation_clip=False,
         )  # fmt: skip
+
+
+def _draw_parts(panel: Axes, view: EvaluationView) -> None:
+    """Two bars per stage, one for each part of the items; the later part is paler."""
+    stages = [name for name in view.stages if any(name in stages for _, stages in view.parts.values())]
+    height = 0.72 / len(view.parts)
+    top = 0.0
+    for place, (part, (_, figures)) in enumerate(view.parts.items()):
+        values = [figures.get(stage, {}).get("ndcg@10", 0.0) for stage in stages]
+        top = max(top, *values)
+        rows = [row + (place - (len(view.parts) - 1) / 2) * height for row in range(len(stages))]
+        colours = [colour_of(stage, view.stages) for stage in stages]
+        panel.barh(rows, values, height=height * 0.92, color=colours, alpha=1.0 - 0.55 * place)
+        for row, value in zip(rows, values, strict=True):
+            panel.annotate(
+                f"{value:.4f} {part}", (value, row), (5, 0), textcoords="offset points", va="center", fontsize=7.5
+            )
+    panel.set_xlim(0, top * 1.3 or 1)
+    panel.set_yticks(range(len(stages)), stages)
+    panel.set_ylim(len(stages) - 0.4, -0.6)
+    panel.grid(axis="x")
+    panel.locator_params(axis="x", nbins=6)
 
 
 def _draw_intervals(panel: Axes, view: EvaluationView) -> None:
@@ -160,12 +187,14 @@ def _draw_intervals(panel: Axes, view: EvaluationView) -> None:
         panel.plot([low, high], [row, row], color=colour, linewidth=2.4, solid_capstyle="round")
         panel.plot(diff, row, "o", markersize=7, color=colour, markerfacecolor=colour if clear else "white")
         panel.annotate(
-            f"{diff:+.4f}", (diff, row), (0, 7), textcoords="offset points", ha="center", fontsize=8.5, color=INK
-        )
+            f"{diff:+.4f}", (diff, row), (0, 7), textcoords="offset points", ha="center", fontsize=8.5,
+            bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none"},
+        )  # fmt: skip
     panel.set_yticks(range(len(names)), names)
     panel.set_ylim(len(names) - 0.5, -0.7)
     panel.grid(axis="x")
-    panel.set_xlabel("difference in NDCG@10 with its 95 % interval; right of zero: the final list is better")
+    panel.locator_params(axis="x", nbins=6)
+    panel.set_xlabel("with 95 % intervals; right of zero the final list is better")
 
 
 def _draw_fusion(panel: Axes, view: EvaluationView) -> None:
@@ -195,6 +224,7 @@ def _bars(panel: Axes, values: dict[str, float], colours: list[str], form: str, 
     panel.set_yticks(range(len(names)), names)
     panel.set_ylim(len(names) - 0.4, -0.6)
     panel.grid(axis="x")
+    panel.locator_params(axis="x", nbins=6)
 
 
 def _recalls(figures: Mapping[str, float]) -> dict[int, float]:
@@ -208,16 +238,13 @@ def _recalls(figures: Mapping[str, float]) -> dict[int, float]:
 
 
 def _spread(heights: Mapping[str, float], *, gap: float) -> dict[str, float]:
-    """The same names, moved apart as little as is needed for labels that do not touch, none below its neighbour."""
+    """Heights for labels that do not touch: from the lowest up, each at its own or `gap` above the one below."""
     order = sorted(heights, key=lambda name: heights[name])
     placed = {}
     floor = 0.0
     for name in order:
         placed[name] = max(heights[name], floor)
         floor = placed[name] + gap
-    # What was pushed up may come down again by half of the push: the cluster then sits around its lines.
-    for name, above in zip(reversed(order[:-1]), reversed(order[1:]), strict=True):
-        placed[name] = min(placed[name], placed[above] - gap)
     return placed
 
 
