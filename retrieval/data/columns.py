@@ -25,7 +25,7 @@ class ColumnMap:
                 raise ValueError(f"expected one of {', '.join(KNOWN[table])} to map, got {ours}={theirs}")
             if not theirs and ours in REQUIRED[table]:
                 raise ValueError(f"expected a column for {ours}, which {table} need, got an empty name")
-        self._theirs: dict[str, str] = {ours: names.get(ours, ours) for ours in KNOWN[table]}
+        self._theirs = {ours: ours for ours in KNOWN[table]} | names
         taken = [theirs for theirs in self._theirs.values() if theirs]
         if repeated := sorted({theirs for theirs in taken if taken.count(theirs) > 1}):
             both = [ours for ours, theirs in self._theirs.items() if theirs == repeated[0]]
