@@ -135,8 +135,8 @@ class IdMap:
         if unknown == "raise" and (rows < 0).any():
             strangers = [texts[place] for place in np.flatnonzero(rows < 0)[:5]]
             raise KeyError(
-                f"expected known ids, got {int((rows < 0).sum())} unknown: {', '.join(map(repr, strangers))}; "
-                'pass unknown="ignore" to get row -1 for them'
+                f"expected known ids, got {int((rows < 0).sum())} unknown: {', '.join(strangers)}; "
+                "pass unknown=ignore to get row -1 for them"  # no quotes: the text of a KeyError is shown as a repr
             )
         return rows
 
