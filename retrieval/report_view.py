@@ -76,7 +76,7 @@ def view_evaluation(evaluation: Mapping[str, object]) -> EvaluationView:
         stages=_stages(evaluation["stages"], "stages"),
         parts=parts,
         final_vs=_intervals(evaluation),
-        seconds=_numbers(_mapping(evaluation, "seconds")),
+        seconds=_seconds(evaluation),
         fusion=dict(sorted(fusion.items(), key=lambda item: -item[1])),
         fusion_unit=unit,
         ceiling=_ceiling(evaluation),
@@ -132,6 +132,17 @@ def _fusion(evaluation: Mapping[str, object]) -> tuple[dict[str, float], str]:
             return losses, "NDCG@10 on validation lost without this part"
     weights = block.get("weights")
     return _numbers(weights if isinstance(weights, Mapping) else block), "weight in the fused score"
+
+
+def _seconds(evaluation: Mapping[str, object]) -> dict[str, float]:
+    """Seconds by step; the steps of a group are named after both."""
+    found: dict[str, float] = {}
+    for name, value in _mapping(evaluation, "seconds").items():
+        if isinstance(value, Mapping):
+            found |= {f"{name}: {step}": seconds for step, seconds in _numbers(value).items()}
+        else:
+            found |= _numbers({name: value})
+    return found
 
 
 def _ceiling(evaluation: Mapping[str, object]) -> float | None:

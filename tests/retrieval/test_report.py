@@ -105,6 +105,11 @@ def test_a_figure_that_is_missing_is_a_dash(evaluation):
     assert row_of(text, "mine")[4] == "–"
 
 
+def test_grouped_seconds_are_named_after_group_and_step(evaluation):
+    evaluation["seconds"] = {"fit": {"encoder": 2, "index": 1}, "evaluate": 3}
+    assert view_evaluation(evaluation).seconds == {"fit: encoder": 2, "fit: index": 1, "evaluate": 3}
+
+
 def test_plain_weights_are_shown_as_weights(evaluation):
     evaluation["fusion"] = {"dense": 0.3, "lexical": -0.1, "rerank": 0.9}
     view = view_evaluation(evaluation)
