@@ -64,15 +64,15 @@ class FrozenBlock:
     """A block whose weights are cast and laid out once, for scoring. Shares no memory with the module."""
 
     attention_dropout = 0.0
+    scaling = 1.0  # queries come out already scaled
 
     def __init__(self, module: GPT2Block, *, dtype: torch.dtype) -> None:
         attention, mlp = module.attn, module.mlp
         self.n_head: int = attention.num_heads
-        self.scaling: float = attention.scaling
         width: int = attention.embed_dim
         self.dtype = dtype
         self.ln_1, self.ln_2 = module.ln_1, module.ln_2
-        weight, bias = attention.c_attn.weight, attention.c_attn.bias
+        weight, bias = _with_scaled_queries(attention.c_attn.weight, attention.c_attn.bias, attention.scaling)
         gelu = attention.config.activation_function
         self.qkv = PreparedLinear(weight, bias, dtype)
         self.kv = PreparedLinear(weight[:, width:], bias[width:], dtype)
@@ -87,6 +87,14 @@ class FrozenBlock:
     def finish(self, rows: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
         rows = rows + self._out(attended)
         return rows.add_(self._outer(self._inner(_norm(self.ln_2, rows).to(self.dtype))))
+
+
+def _with_scaled_queries(weight: torch.Tensor, bias: torch.Tensor, scaling: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """GPT-2's joint projection (width, 3 * width) with the attention scale moved into the query columns."""
+    width = weight.shape[0]
+    scale = torch.ones(3 * width, dtype=weight.dtype, device=weight.device)
+    scale[:width] = scaling
+    return weight.detach() * scale, bias.detach() * scale
 
 
 def _norm(norm: nn.LayerNorm, rows: torch.Tensor) -> torch.Tensor:

@@ -1,9 +1,8 @@
 """GPT-2's forward for one context and many candidates: the context is computed once, all candidates read it.
 
 Attention of a candidate token has two parts. All candidate queries of a user meet the user's context keys in ONE matrix
-product; each candidate meets its own earlier tokens apart. The parts are joined in one softmax through their maxima and
-sums of exponentials (the online softmax of Milakov and Gimelshein, arXiv 1805.02867), so the result equals the plain
-forward of one pair up to rounding. The last block computes queries and the feed-forward part only for the row where the
+product; each candidate meets its own earlier tokens apart. The parts are joined in one softmax, so the result equals
+the plain forward of one pair up to rounding. The last block computes queries and the feed-forward part only for the row where the
 score is read. The functions are differentiable: training uses the same code.
 """
 
@@ -16,6 +15,7 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 
+from rerank.attention import Part, attend, join
 from rerank.packing import CandidateLayout, ContextLayout, Slots
 
 
@@ -114,80 +114,46 @@ def _attend(
     only_last: bool,
 ) -> torch.Tensor:
     """Joined attention of candidate rows over context and own tokens: (n_queries, width)."""
-    queries = layout.last_queries if only_last else layout.queries
-    shared = None
+    part = _own_part(block, q, k, v, layout, only_last=only_last)
     if states.layout.slots.width:
-        shared = _shared_part(block, q, queries, states, number)
-    own = _own_part(block, q, k, v, layout, only_last=only_last)
-    return _join(shared, own, q.dtype)
+        slots = layout.last_queries if only_last else layout.queries
+        shared = attend(
+            heads(slots.pad(q), block.n_head),
+            states.keys[number],
+            states.values[number],
+            scaling=block.scaling,
+            hidden=states.layout.hidden,
+            dropout=block.attention_dropout,
+        )
+        part = join(part, _packed(shared, slots))
+    return part[0].flatten(1)
 
 
-Part = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
-"""Unnormalised output (n_queries, n_head, head_dim), sum of exponentials and maximum (n_queries, n_head, 1)."""
-
-
-def _shared_part(block: Block, q: torch.Tensor, slots: Slots, states: ContextStates, number: int) -> Part:
-    query = heads(slots.pad(q), block.n_head)
-    scores = query @ states.keys[number].transpose(-1, -2)  # (n_users, n_head, n_queries, context)
-    scores = scores.float() * block.scaling
-    if states.layout.hidden is not None:
-        scores = scores.masked_fill(states.layout.hidden, torch.finfo(torch.float32).min)
-    # A user without any context has only holes: its maximum is the lowest float, so the join weighs it by zero.
-    out, total, top = _weigh(scores, states.values[number], block.attention_dropout)
-    return (
-        slots.unpad(out.transpose(1, 2)),
-        slots.unpad(total.transpose(1, 2)),
-        slots.unpad(top.transpose(1, 2)),
-    )
+def _packed(part: Part, slots: Slots) -> Part:
+    """(groups, n_head, width, ...) -> (n_rows, n_head, ...)."""
+    out, log_sum = part
+    return slots.unpad(out.transpose(1, 2)), slots.unpad(log_sum.transpose(1, 2))
 
 
 def _own_part(
     block: Block, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, layout: CandidateLayout, *, only_last: bool
 ) -> Part:
-    n_head = block.n_head
-    if layout.own.width == 1:
-        # One token per candidate: its own weight is exp(q.k) and its output is v itself.
+    """Each candidate token over its candidate's tokens up to itself: (n_queries, n_head, ...)."""
+    n_head, width = block.n_head, layout.own.width
+    if width == 1:
+        # One token per candidate: its output is v itself, its log-sum q.k.
         query, key, value = (part.view(len(part), n_head, -1) for part in (q, k, v))
-        top = (query.float() * key.float()).sum(-1, keepdim=True) * block.scaling
-        total = torch.ones_like(top)
-        return F.dropout(total, block.attention_dropout) * value, total, top
+        kept = F.dropout(torch.ones_like(value[..., :1]), block.attention_dropout, training=True)
+        return kept * value if block.attention_dropout else value, (query * key).sum(-1).float() * block.scaling
     key, value = (heads(layout.own.pad(part), n_head) for part in (k, v))
+    hidden: torch.Tensor | None
     if only_last:
-        query = q.view(len(q), n_head, 1, -1)
-        scores = (query @ key.transpose(-1, -2)).float() * block.scaling
+        query, hidden = q.view(len(q), n_head, 1, -1), None
         if layout.own.places is not None:
-            holes = torch.arange(layout.own.width, device=q.device)[None, :] >= layout.lengths[:, None]
-            scores = scores.masked_fill(holes[:, None, None, :], torch.finfo(torch.float32).min)
-        out, total, top = _weigh(scores, value, block.attention_dropout)
-        return out.squeeze(2), total.squeeze(2), top.squeeze(2)
-    query = heads(layout.own.pad(q), n_head)
-    scores = (query @ key.transpose(-1, -2)).float() * block.scaling
-    width = layout.own.width
-    future = torch.ones(width, width, dtype=torch.bool, device=q.device).triu(1)
-    out, total, top = _weigh(scores.masked_fill(future, torch.finfo(torch.float32).min), value, block.attention_dropout)
-    return (
-        layout.own.unpad(out.transpose(1, 2)),
-        layout.own.unpad(total.transpose(1, 2)),
-        layout.own.unpad(top.transpose(1, 2)),
-    )
-
-
-def _weigh(scores: torch.Tensor, value: torch.Tensor, dropout: float) -> Part:
-    """Exponentials of `scores` (..., n_queries, n_keys) against their maximum, applied to `value`, not normalised."""
-    top = scores.detach().amax(-1, keepdim=True)
-    weights = torch.exp(scores - top)
-    total = weights.sum(-1, keepdim=True)
-    if dropout:
-        weights = F.dropout(weights, dropout)
-    return weights.to(value.dtype) @ value, total, top
-
-
-def _join(shared: Part | None, own: Part, dtype: torch.dtype) -> torch.Tensor:
-    out, total, top = own
-    if shared is not None:
-        shared_out, shared_total, shared_top = shared
-        highest = torch.maximum(top, shared_top).detach()
-        weight, shared_weight = torch.exp(top - highest), torch.exp(shared_top - highest)
-        out = out * weight + shared_out * shared_weight
-        total = total * weight + shared_total * shared_weight
-    return (out / total).to(dtype).flatten(1)
+            places = torch.arange(width, device=q.device)
+            hidden = (places[None, :] >= layout.lengths[:, None])[:, None, None, :]
+    else:
+        query = heads(layout.own.pad(q), n_head)
+        hidden = torch.ones(width, width, dtype=torch.bool, device=q.device).triu_(1)[None, None]
+    part = attend(query, key, value, scaling=block.scaling, hidden=hidden, dropout=block.attention_dropout)
+    return _packed(part, Slots(len(q), 1, None) if only_last else layout.own)
