@@ -70,11 +70,10 @@ def measure_reading(file: Path, *, n_items: int) -> dict[str, float | int | str]
     start = time.perf_counter()
     interactions = read_interactions(file, items=items)
     seconds = time.perf_counter() - start
-    report = interactions.report
     return {
         "format": file.suffix[1:],
         "file_mb": round(file.stat().st_size / 2**20, 1),
-        "n_rows": report.n_read if report else len(interactions),
+        "n_rows": interactions.report.n_read,
         "n_kept": len(interactions),
         "n_users": interactions.n_users,
         "seconds": round(seconds, 2),

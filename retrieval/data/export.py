@@ -5,6 +5,7 @@ formulas; such text cells get a leading apostrophe (advice of OWASP, "CSV Inject
 and JSON lines hold the exact values: use those between programs.
 """
 
+import csv
 import json
 import os
 from collections.abc import Callable
@@ -75,11 +76,15 @@ def _write_parquet(frame: pd.DataFrame, stream: IO[bytes]) -> None:
 
 def _write_csv(frame: pd.DataFrame, stream: IO[bytes], separator: str) -> None:
     safe = frame.rename(columns=lambda name: spreadsheet_safe(str(name)))
+    has_return = any("\r" in name for name in safe.columns)
     for place, kind in enumerate(frame.dtypes):
         if not pd.api.types.is_numeric_dtype(kind) and not pd.api.types.is_datetime64_any_dtype(kind):
-            column = frame.iloc[:, place].astype(object)
-            safe.isetitem(place, column.map(lambda cell: spreadsheet_safe(cell) if isinstance(cell, str) else cell))
-    safe.to_csv(stream, index=False, sep=separator, encoding="utf-8", lineterminator="\n")
+            cells = frame.iloc[:, place].astype(object)
+            safe.isetitem(place, cells.map(lambda cell: spreadsheet_safe(cell) if isinstance(cell, str) else cell))
+            has_return = has_return or any(isinstance(cell, str) and "\r" in cell for cell in cells)
+    # Python's csv writer leaves a lone carriage return unquoted, and readers would then end the row there.
+    quoting = csv.QUOTE_NONNUMERIC if has_return else csv.QUOTE_MINIMAL
+    safe.to_csv(stream, index=False, sep=separator, encoding="utf-8", lineterminator="\n", quoting=quoting)
 
 
 def _write_json(frame: pd.DataFrame, stream: IO[bytes]) -> None:

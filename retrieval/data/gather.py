@@ -110,7 +110,7 @@ class InteractionBuilder:
         """What a person should know about ids and times."""
         lines = [*self.id_types.warnings(), *self._times.warnings()]
         ours = self.id_types.by_column().get("item_id")
-        theirs = items.report.id_types.get("item_id") if isinstance(items, Items) and items.report else None
+        theirs = items.report.id_types.get("item_id") if isinstance(items, Items) else None
         if ours and theirs and ours != theirs:
             lines.append(
                 f"item_id is {ours} here and {theirs} in the item table; compared as text, so 1 and '1' are one id"

@@ -7,14 +7,17 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class ReadReport:
-    """The account of one table. `n_read` = `n_kept` + `n_rejected` + `n_duplicates` + `n_replaced`."""
+    """The account of one table; all zeros for one that was not read from anywhere.
 
-    table: str
+    `n_read` = `n_kept` + `n_rejected` + `n_duplicates` + `n_replaced`.
+    """
+
+    table: str = ""
     """"items", "interactions" or "users"."""
-    source: str
-    """The file or folder as it was given."""
-    n_read: int
-    n_kept: int
+    source: str = ""
+    """The file or folder as it was given, or "data frame"."""
+    n_read: int = 0
+    n_kept: int = 0
     rejected: Mapping[str, int] = field(default_factory=dict)
     """Reason -> number of rows."""
     n_duplicates: int = 0

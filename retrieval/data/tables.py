@@ -18,7 +18,7 @@ class Items:
     ids: IdMap
     frame: pd.DataFrame
     """item_id, title, description, category, brand ("" where missing), then attributes; row i is item row i."""
-    report: ReadReport | None = field(default=None, repr=False)
+    report: ReadReport = field(default_factory=ReadReport, repr=False)
 
     def __post_init__(self) -> None:
         if len(self.ids) != len(self.frame):
@@ -40,7 +40,7 @@ class Users:
     ids: IdMap
     frame: pd.DataFrame
     """user_id, segment, profile ("" where missing), then attributes; row i is row i of `ids`, not of Interactions."""
-    report: ReadReport | None = field(default=None, repr=False)
+    report: ReadReport = field(default_factory=ReadReport, repr=False)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -104,7 +104,7 @@ class Interactions:
     negatives: Impressions = field(default_factory=_no_impressions)
     time_kind: str = "seconds"
     """"seconds" or "positions"."""
-    report: ReadReport | None = field(default=None, repr=False)
+    report: ReadReport = field(default_factory=ReadReport, repr=False)
 
     @classmethod
     def of(
