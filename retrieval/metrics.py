@@ -30,9 +30,7 @@ METRIC_NAMES = (f"ndcg@{TOP}", *(f"recall@{k}" for k in RECALL_DEPTHS), f"mrr@{T
 BLOCK_CELLS = 4_000_000  # ranked places looked at together: 32 MB of keys
 
 
-def per_user_metrics(
-    ranked: NDArray[np.int64], targets: Sequence[NDArray[np.int64]]
-) -> dict[str, NDArray[np.float64]]:
+def per_user_metrics(ranked: NDArray[np.int64], targets: Sequence[NDArray[np.int64]]) -> dict[str, NDArray[np.float64]]:
     """NDCG, recall, reciprocal rank and hit of every user, under METRIC_NAMES.
 
     With rel(i) = 1 where place i (from 1) holds one of the user's targets, else 0:
@@ -65,9 +63,7 @@ def per_user_metrics(
     """
     ranked = _checked_lists(ranked)
     if len(targets) != len(ranked):
-        raise ValueError(
-            f"expected one target array per ranked list, got {len(targets)} for {len(ranked)} lists"
-        )
+        raise ValueError(f"expected one target array per ranked list, got {len(targets)} for {len(ranked)} lists")
     wanted = [np.unique(np.asarray(rows, dtype=np.int64)) for rows in targets]
     for user, rows in enumerate(wanted):
         if not rows.size or rows[0] < 0:
@@ -118,9 +114,7 @@ def novelty(ranked: NDArray[np.int64], item_counts: NDArray[np.int64], n_users: 
     return float(-np.log2(np.maximum(counts[shown], 1) / max(n_users, 1)).mean())
 
 
-def _metrics_of_block(
-    ranked: NDArray[np.int64], wanted: Sequence[NDArray[np.int64]]
-) -> dict[str, NDArray[np.float64]]:
+def _metrics_of_block(ranked: NDArray[np.int64], wanted: Sequence[NDArray[np.int64]]) -> dict[str, NDArray[np.float64]]:
     n_targets = np.array([len(rows) for rows in wanted], dtype=np.int64)
     is_hit = _hits(ranked, wanted, n_targets)  # (n_users, depth)
     top = is_hit[:, :TOP]
@@ -144,9 +138,7 @@ def _hits(
     all_wanted = np.concatenate(wanted)
     base = int(max(all_wanted.max(), ranked.max(initial=0))) + 1
     users = np.arange(len(ranked), dtype=np.int64)
-    target_keys = (
-        np.repeat(users, n_targets) * base + all_wanted
-    )  # rising: users rise, rows rise within a user
+    target_keys = np.repeat(users, n_targets) * base + all_wanted  # rising: users rise, rows rise within a user
     ranked_keys = users[:, None] * base + ranked
     places = np.minimum(np.searchsorted(target_keys, ranked_keys), len(target_keys) - 1)
     return (target_keys[places] == ranked_keys) & (ranked >= 0)

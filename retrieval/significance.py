@@ -121,8 +121,6 @@ def _distinct_differences(a: ArrayLike, b: ArrayLike) -> tuple[NDArray[np.float6
             f"got shapes {left.shape} and {right.shape}"
         )
     if not (np.isfinite(left).all() and np.isfinite(right).all()):
-        raise ValueError(
-            "expected finite per-user figures, got NaN or infinity; leave such users out of both"
-        )
+        raise ValueError("expected finite per-user figures, got NaN or infinity; leave such users out of both")
     values, counts = np.unique(np.round(left - right, DECIMALS), return_counts=True)
     return values, counts

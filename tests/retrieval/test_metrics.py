@@ -45,10 +45,7 @@ def random_world(seed: int, *, n_users: int = 25, n_items: int = 300, depth: int
 
 def by_ir_measures(ranked, targets) -> dict[str, np.ndarray]:
     qrels = {str(u): {str(i): 1 for i in rows} for u, rows in enumerate(targets)}
-    run = {
-        str(u): {str(i): float(-place) for place, i in enumerate(row) if i >= 0}
-        for u, row in enumerate(ranked)
-    }
+    run = {str(u): {str(i): float(-place) for place, i in enumerate(row) if i >= 0} for u, row in enumerate(ranked)}
     found = {name: np.zeros(len(ranked)) for name in MEASURES}
     names = {measure: name for name, measure in MEASURES.items()}
     for value in ir_measures.iter_calc(list(MEASURES.values()), qrels, run):
@@ -197,9 +194,7 @@ def test_sign_flip_p_value_agrees_with_scipy():
     rng = np.random.default_rng(5)
     a = rng.choice([0.0, 0.5, 1.0], 60)
     b = rng.choice([0.0, 0.5, 1.0], 60, p=[0.45, 0.3, 0.25])
-    theirs = permutation_test(
-        (a, b), lambda x, y: np.mean(x - y), permutation_type="samples", n_resamples=4000, rng=6
-    )
+    theirs = permutation_test((a, b), lambda x, y: np.mean(x - y), permutation_type="samples", n_resamples=4000, rng=6)
     assert sign_flip_p_value(a, b) == pytest.approx(theirs.pvalue, abs=0.03)
     assert sign_flip_p_value(a, a) == 1.0
 
