@@ -1,6 +1,6 @@
 """Vectors in, rows and scores out: FAISS index families behind one protocol, published and loaded safely."""
 
-from indexes.choose import FAMILIES, build_index, choose_family
+from indexes.choose import FAMILIES, build_index, build_with_report, choose_family, estimate_bytes
 from indexes.errors import DamagedArtefact, Locked
 from indexes.exact import ExactIndex, build_exact
 from indexes.filters import filter_mask
@@ -9,6 +9,7 @@ from indexes.hnsw import HnswIndex, build_hnsw
 from indexes.ivf import IvfIndex, build_ivf
 from indexes.manifest import Manifest, read_manifest, verify_directory, write_manifest
 from indexes.storage import load_index, save_index
+from indexes.tuning import Trial, TuningReport, exact_hits, tune
 from indexes.versions import list_versions, publish, resolve, rollback
 
 __all__ = [
@@ -21,11 +22,16 @@ __all__ = [
     "IvfIndex",
     "Locked",
     "Manifest",
+    "Trial",
+    "TuningReport",
     "build_exact",
     "build_hnsw",
     "build_index",
     "build_ivf",
+    "build_with_report",
     "choose_family",
+    "estimate_bytes",
+    "exact_hits",
     "filter_mask",
     "list_versions",
     "load_index",
@@ -36,6 +42,7 @@ __all__ = [
     "resolve",
     "rollback",
     "save_index",
+    "tune",
     "verify_directory",
     "write_manifest",
 ]

@@ -1,28 +1,63 @@
 """Which family and which parameters, for n items, a recall target and a memory budget."""
 
-import math
-from collections.abc import Callable
-
 import numpy as np
 
 from indexes.exact import build_exact
-from indexes.hits import Index, recall
-from indexes.hnsw import HnswIndex, build_hnsw
-from indexes.ivf import IvfIndex, build_ivf
-from indexes.vectors import Progress, check_shape, sample_rows
+from indexes.hits import Index
+from indexes.hnsw import build_hnsw
+from indexes.ivf import IVF_FAMILIES, build_ivf
+from indexes.tuning import TuningReport, tune
+from indexes.vectors import Progress, check_shape
 
-FAMILIES = ("exact", "ivf", "ivf_sq8", "hnsw", "hnsw_sq8")
+FAMILIES = ("exact", *IVF_FAMILIES, "hnsw", "hnsw_sq8")
 EXACT_ITEMS = 50_000
-"""Exact search is the choice up to here: 2,573 queries/s on two cores at 384 dimensions, nothing to tune."""
-TUNING_QUERIES = 500
-TUNING_DEPTH = 100
+"""Exact search is the choice up to here: some 2,000 queries/s on two cores at 384 dimensions, nothing to tune."""
+SIX_BIT_RECALL = 0.95
+ID_BYTES = 8
+EDGE_BYTES = 4
+EDGES = 2 * 32 + 8
+"""Of a graph of 32 neighbours: twice as many on the ground level, and the levels above."""
+
+
+def code_bits_for(recall_target: float) -> int:
+    """Return the bits per dimension that "ivf_pq" needs to order its hits well enough: 6 up to 0.95, else 8."""
+    return 6 if recall_target <= SIX_BIT_RECALL else 8
+
+
+def estimate_bytes(family: str, n_items: int, dim: int, *, recall_target: float = 0.95) -> int:
+    """Return about how much memory an index of this family takes."""
+    per_item = {
+        "exact": 4 * dim,
+        "ivf": 4 * dim + ID_BYTES,
+        "ivf_sq8": dim + ID_BYTES,
+        "ivf_pq": (2 + code_bits_for(recall_target)) * dim // 8 + ID_BYTES,
+        "hnsw": 4 * dim + EDGES * EDGE_BYTES,
+        "hnsw_sq8": dim + EDGES * EDGE_BYTES,
+    }
+    if family not in per_item:
+        raise ValueError(f"family: expected one of {', '.join(FAMILIES)}, got {family!r}")
+    centroids = int(4 * n_items**0.5) * dim * 4 if family.startswith("ivf") else 0
+    return n_items * per_item[family] + centroids
 
 
 def choose_family(n_items: int, dim: int, *, memory_budget_bytes: int | None = None) -> str:
-    """Return what `build_index` takes on its own: exact while small and fitting, else IVF with codes."""
-    exact_bytes = 4 * n_items * dim
-    fits = memory_budget_bytes is None or exact_bytes <= memory_budget_bytes
-    return "exact" if n_items <= EXACT_ITEMS and fits else "ivf_sq8"
+    """Return what "auto" means: exact while small and fitting, else the fastest family, `ivf_pq`.
+
+    Raises:
+        ValueError: not even the smallest family fits the budget.
+    """
+    fits = {
+        family: memory_budget_bytes is None or estimate_bytes(family, n_items, dim) <= memory_budget_bytes
+        for family in ("exact", "ivf_pq")
+    }
+    if n_items <= EXACT_ITEMS and fits["exact"]:
+        return "exact"
+    if fits["ivf_pq"]:
+        return "ivf_pq"
+    raise ValueError(
+        f"memory_budget_bytes: expected at least {estimate_bytes('ivf_pq', n_items, dim)} for {n_items} items of "
+        f"{dim} dimensions, got {memory_budget_bytes!r}; fewer dimensions or a larger budget"
+    )
 
 
 def build_index(
@@ -38,67 +73,51 @@ def build_index(
     """Build an index over float32 (n_items, dim) and tune its search against exact search.
 
     Args:
+        vectors: an array or a memory map, read in blocks; row i of the index is row i of it.
         family: "auto" or one of FAMILIES.
         recall_target: share of the exact top 100 to find, over 0 and at most 1.
         queries: float32 (n, dim), real queries (users) to tune on; None takes a sample of the vectors.
+        memory_budget_bytes: for "auto"; what the index may take once built.
+        progress: called as progress(stage, rows done, rows in all).
 
     Raises:
         ValueError: NaN or infinity in a vector (its row is named), a wrong shape, an unknown family.
     """
+    return build_with_report(
+        vectors,
+        family=family,
+        seed=seed,
+        recall_target=recall_target,
+        queries=queries,
+        memory_budget_bytes=memory_budget_bytes,
+        progress=progress,
+    )[0]
+
+
+def build_with_report(
+    vectors: np.ndarray,
+    *,
+    family: str = "auto",
+    seed: int = 0,
+    recall_target: float = 0.95,
+    queries: np.ndarray | None = None,
+    memory_budget_bytes: int | None = None,
+    progress: Progress | None = None,
+) -> tuple[Index, TuningReport]:
+    """Do as `build_index` does and return the tuning curve as well; the curve of exact search is empty."""
     n_items, dim = check_shape(vectors)
     if not 0 < recall_target <= 1:
         raise ValueError(f"recall_target: expected a share over 0 and at most 1, got {recall_target!r}")
     if family == "auto":
         family = choose_family(n_items, dim, memory_budget_bytes=memory_budget_bytes)
     if family == "exact":
-        return build_exact(vectors, progress=progress)
-    if family in ("ivf", "ivf_sq8"):
-        built = build_ivf(vectors, family=family, seed=seed, progress=progress)
-        steps = [("n_probe", value) for value in _doubling(1, built.n_lists)]
-    elif family in ("hnsw", "hnsw_sq8"):
+        nothing = TuningReport("exact", recall_target, 0, 0, {}, 1.0, reached=True, trials=())
+        return build_exact(vectors, progress=progress), nothing
+    if family in IVF_FAMILIES:
+        code_bits = code_bits_for(recall_target)
+        built = build_ivf(vectors, family=family, code_bits=code_bits, seed=seed, progress=progress)
+    elif family in FAMILIES:
         built = build_hnsw(vectors, family=family, seed=seed, progress=progress)
-        steps = [("ef_search", value) for value in _doubling(16, max(16, n_items))]
     else:
         raise ValueError(f"family: expected 'auto' or one of {', '.join(FAMILIES)}, got {family!r}")
-    sample = sample_rows(vectors if queries is None else queries, TUNING_QUERIES, seed=seed)
-    return _tune(built, steps, vectors, sample, recall_target)
-
-
-def _doubling(first: int, last: int) -> list[int]:
-    return [min(first * 2**i, last) for i in range(math.ceil(math.log2(max(last / first, 1))) + 1)]
-
-
-def _tune(
-    index: IvfIndex | HnswIndex,
-    steps: list[tuple[str, int]],
-    vectors: np.ndarray,
-    queries: np.ndarray,
-    recall_target: float,
-) -> IvfIndex | HnswIndex:
-    # With fewer rows at hand than hits asked for, a search repairs itself by a scan: no setting to choose.
-    floor = 1 if isinstance(index, HnswIndex) else math.ceil(2 * TUNING_DEPTH * index.n_lists / index.n_items)
-    truth = build_exact(vectors).search(queries, TUNING_DEPTH)
-
-    def at(value: int) -> IvfIndex | HnswIndex:
-        return index.with_params(**{steps[0][0]: value})
-
-    values = [value for _, value in steps if value >= floor] or [steps[-1][1]]
-    return at(_smallest(values, lambda value: recall(at(value).search(queries, TUNING_DEPTH), truth) >= recall_target))
-
-
-def _smallest(values: list[int], good: Callable[[int], bool]) -> int:
-    """Return the smallest value that is good, refined between the last bad step and the first good one."""
-    low = None
-    for value in values:
-        if good(value):
-            break
-        low = value
-    else:
-        return values[-1]
-    if low is None:
-        return value
-    high = value
-    while high - low > max(1, high // 16):
-        middle = (low + high) // 2
-        low, high = (low, middle) if good(middle) else (middle, high)
-    return high
+    return tune(built, vectors, queries=queries, recall_target=recall_target, seed=seed)

@@ -24,7 +24,7 @@ TRAINING_ROWS = 100_000
 
 @dataclass(frozen=True)
 class HnswIndex:
-    """A faiss.IndexHNSW with the width of its search fixed in `params` ("ef_search")."""
+    """A faiss.IndexHNSW searched as `params` say: "ef_search", and "breadth" times wider under a filter."""
 
     faiss_index: faiss.IndexHNSW
     family: str
@@ -72,7 +72,8 @@ class HnswIndex:
         self, queries: np.ndarray, depth: int, mask: np.ndarray | None, share: float
     ) -> tuple[np.ndarray, np.ndarray]:
         # The walk keeps its ef_search best rows, matching or not, so fewer matches need a wider walk.
-        ef_search = round(max(int(self.params["ef_search"]), depth) / share)
+        breadth = 1 if mask is None else float(self.params.get("breadth", 1))
+        ef_search = round(breadth * max(int(self.params["ef_search"]), depth) / share)
         selector = None if mask is None else mask_selector(mask)
         ef_search = min(ef_search, self.n_items)
         return search_graph(self.faiss_index, queries, depth, ef_search=ef_search, selector=selector)
@@ -108,4 +109,4 @@ def build_hnsw(
     for block in blocks(vectors, progress=progress):
         index.add(block)
     params: dict[str, Param] = {"n_neighbours": n_neighbours, "ef_construction": ef_construction}
-    return HnswIndex(index, family, {**params, "ef_search": ef_search, "seed": seed})
+    return HnswIndex(index, family, {**params, "ef_search": ef_search, "breadth": 1, "seed": seed})

@@ -1,34 +1,54 @@
-"""Inverted lists: the vectors are clustered, and a search reads only the `nprobe` lists nearest to the query.
+"""Inverted lists: the vectors are clustered, and a search reads only the `n_probe` lists nearest to the query.
 
-`ivf_sq8` stores a byte per dimension and is the measured best of the fast families; `ivf` keeps float32.
+`ivf` keeps float32 in the lists, `ivf_sq8` a byte per dimension. `ivf_pq` keeps two bits per dimension, scanned in
+registers; the best `refine` * k rows are then ordered by codes of six or eight bits. With six it is as large as ivf_sq8
+and at recall 0.95 three times as fast (100,000 x 384, two cores: 13,561 queries/s against 4,056).
 """
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import cast
 
 import faiss
 import numpy as np
 
 from indexes.hits import Hits, Param, check_allowed, check_queries, empty_hits, finish
-from indexes.kernel import list_ids, mask_selector, search_given_lists, search_lists
+from indexes.kernel import (
+    Arrays,
+    list_ids,
+    mask_selector,
+    new_lists,
+    search_given_lists,
+    search_lists,
+    search_refined,
+)
 from indexes.vectors import Progress, blocks, check_shape, sample_rows
 
+IVF_FAMILIES = ("ivf", "ivf_sq8", "ivf_pq")
 POINTS_PER_LIST = 39
 """Fewer training points per list and FAISS warns that the clusters are not to be trusted."""
 TRAINING_POINTS_PER_LIST = 64
 """More make k-means slower and its lists hardly better."""
+MIN_TRAINING_ROWS = 1_000
+"""Codes are learnt from clusters too; a smaller sample is repeated."""
 KMEANS_ROUNDS = 10
 QUERY_BLOCK = 256
 """Queries routed through a filter at once: bounds the (queries, lists) tables."""
+REFINE_ROWS = 32_768
+"""Rows decoded at once when hits under a filter are refined: 50 MB at 384 dimensions."""
 
 
 @dataclass(frozen=True)
 class IvfIndex:
-    """A faiss.IndexIVF with the number of lists to probe fixed in `params` ("n_lists", "n_probe")."""
+    """A faiss.IndexIVF, or an IndexRefine over one, searched as `params` say.
 
-    faiss_index: faiss.IndexIVF
+    params: "n_lists", "n_probe"; "breadth": how many times more rows are compared under a filter, since the hits lie
+    deeper there; "refine" (ivf_pq): rows ordered again by longer codes, as a multiple of k.
+    """
+
+    faiss_index: faiss.IndexIVF | faiss.IndexRefine
     family: str
     params: Mapping[str, Param]
 
@@ -42,7 +62,22 @@ class IvfIndex:
 
     @property
     def n_lists(self) -> int:
-        return self.faiss_index.nlist
+        return self.lists.nlist
+
+    @property
+    def n_probe(self) -> int:
+        return min(int(self.params["n_probe"]), self.n_lists)
+
+    @property
+    def refine(self) -> float:
+        return float(self.params.get("refine", 1))
+
+    @cached_property
+    def lists(self) -> faiss.IndexIVF:
+        """The inverted lists themselves."""
+        if isinstance(self.faiss_index, faiss.IndexRefine):
+            return cast("faiss.IndexIVF", faiss.downcast_index(self.faiss_index.base_index))
+        return self.faiss_index
 
     def with_params(self, **changes: Param) -> "IvfIndex":
         """Return the same index searched with other parameters; the vectors are shared, not copied."""
@@ -51,9 +86,9 @@ class IvfIndex:
     def search(self, queries: np.ndarray, k: int, *, allowed: np.ndarray | None = None) -> Hits:
         """See `Index.search`.
 
-        Under a filter as many *matching* rows are compared as without one: the lists are read in the order
-        of their distance until then, skipping those without a match: a selective filter becomes a scan
-        of all matching rows.
+        Under a filter as many *matching* rows are compared as all rows without one, times "breadth": the lists are
+        read in the order of their distance until then, skipping those without a match. So a selective filter
+        becomes a scan of all matching rows, and one that matches far from the query still finds them.
         """
         queries = check_queries(queries, k, self.dim)
         mask = check_allowed(allowed, self.n_items)
@@ -63,34 +98,38 @@ class IvfIndex:
             return empty_hits(len(queries), k)
         if mask is not None:
             return self._filtered(queries, k, depth, mask)
-        n_probe = min(int(self.params["n_probe"]), self.n_lists)
-        scores, rows = search_lists(self.faiss_index, queries, depth, n_probe=n_probe)
+        scores, rows = self._probe(queries, depth, self.n_probe)
         short = np.flatnonzero(rows[:, -1] < 0)
-        if short.size and n_probe < self.n_lists:
+        if short.size and self.n_probe < self.n_lists:
             # The probed lists held fewer than k rows; read all of them for these queries.
-            scores[short], rows[short] = search_lists(self.faiss_index, queries[short], depth, n_probe=self.n_lists)
+            scores[short], rows[short] = self._probe(queries[short], depth, self.n_lists)
         return finish(scores, rows, k)
+
+    def _probe(self, queries: np.ndarray, depth: int, n_probe: int) -> Arrays:
+        if isinstance(self.faiss_index, faiss.IndexRefine):
+            return search_refined(self.faiss_index, queries, depth, n_probe=n_probe, refine=self.refine)
+        return search_lists(self.faiss_index, queries, depth, n_probe=n_probe)
 
     def _filtered(self, queries: np.ndarray, k: int, depth: int, mask: np.ndarray) -> Hits:
         matches = np.bincount(self.list_of_row[mask], minlength=self.n_lists)
-        share = min(int(self.params["n_probe"]), self.n_lists) / self.n_lists
-        wanted = max(math.ceil(share * self.n_items), depth)
+        compared = float(self.params.get("breadth", 1)) * self.n_probe / self.n_lists * self.n_items
+        wanted = max(math.ceil(compared), depth)
+        reach = min(math.ceil(self.refine * depth), int(matches.sum()))
         selector = mask_selector(mask)
         scores = np.empty((len(queries), depth), dtype=np.float32)
         rows = np.empty((len(queries), depth), dtype=np.int64)
         for start in range(0, len(queries), QUERY_BLOCK):
             block = slice(start, start + QUERY_BLOCK)
             lists, coarse = self._route(queries[block], matches, wanted)
-            scores[block], rows[block] = search_given_lists(
-                self.faiss_index, queries[block], depth, lists, coarse, selector
-            )
+            found = search_given_lists(self.lists, queries[block], reach, lists, coarse, selector)
+            scores[block], rows[block] = self._order_again(queries[block], *found, depth)
         return finish(scores, rows, k)
 
-    def _route(self, queries: np.ndarray, matches: np.ndarray, wanted: int) -> tuple[np.ndarray, np.ndarray]:
+    def _route(self, queries: np.ndarray, matches: np.ndarray, wanted: int) -> Arrays:
         """Choose each query's lists, nearest first, until they hold `wanted` matching rows.
 
         Returns:
-            lists int64 (q, width), padded with -1, and their coarse scores float32 (q, width).
+            coarse scores and list numbers as `search_given_lists` takes them, in its order: lists, coarse.
         """
         useful = np.flatnonzero(matches)
         coarse = queries @ self.centroids[useful].T
@@ -101,17 +140,31 @@ class IvfIndex:
         lists = np.where(taken, useful[order], -1)[:, :width]
         return lists, np.take_along_axis(coarse, order, axis=1)[:, :width]
 
+    def _order_again(self, queries: np.ndarray, scores: np.ndarray, rows: np.ndarray, depth: int) -> Arrays:
+        """Score candidates by their longer codes and keep the best `depth`; FAISS does this only without a filter."""
+        if not isinstance(self.faiss_index, faiss.IndexRefine):
+            return scores, rows
+        codes = faiss.downcast_index(self.faiss_index.refine_index)
+        step = max(1, REFINE_ROWS // rows.shape[1])
+        for start in range(0, len(queries), step):
+            part = rows[start : start + step]
+            vectors = codes.reconstruct_batch(np.maximum(part, 0).ravel()).reshape(*part.shape, self.dim)
+            scores[start : start + step] = np.matmul(vectors, queries[start : start + step, :, None])[:, :, 0]
+        scores[rows < 0] = -np.inf
+        best = np.lexsort((rows, -scores), axis=1)[:, :depth]
+        return np.take_along_axis(scores, best, axis=1), np.take_along_axis(rows, best, axis=1)
+
     @cached_property
     def centroids(self) -> np.ndarray:
         """float32 (n_lists, dim)."""
-        return faiss.downcast_index(self.faiss_index.quantizer).reconstruct_n(0, self.n_lists)
+        return faiss.downcast_index(self.lists.quantizer).reconstruct_n(0, self.n_lists)
 
     @cached_property
     def list_of_row(self) -> np.ndarray:
-        """int32 (n_items,), the list each row lies in; -1 for a row in none."""
+        """int32 (n_items,), the list each row lies in."""
         lists = np.full(self.n_items, -1, dtype=np.int32)
         for number in range(self.n_lists):
-            lists[list_ids(self.faiss_index, number)] = number
+            lists[list_ids(self.lists, number)] = number
         return lists
 
 
@@ -126,6 +179,7 @@ def build_ivf(
     family: str = "ivf_sq8",
     n_lists: int | None = None,
     n_probe: int | None = None,
+    code_bits: int = 8,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> IvfIndex:
@@ -133,39 +187,43 @@ def build_ivf(
 
     Args:
         vectors: float32 (n_items, dim), an array or a memory map; row i of the index is row i of it.
-        family: "ivf" or "ivf_sq8".
+        family: one of IVF_FAMILIES.
         n_lists: None takes `default_n_lists`.
-        n_probe: None probes a tenth of the lists; `indexes.choose` tunes it.
+        n_probe: None probes a tenth of the lists; `build_index` tunes it.
+        code_bits: 6 or 8, per dimension, of the codes that order the hits of "ivf_pq"; six reach a recall of 0.95,
+            eight of 0.97 and more.
     """
     n_items, dim = check_shape(vectors)
     n_lists = default_n_lists(n_items) if n_lists is None else n_lists
     if not 1 <= n_lists <= n_items:
         raise ValueError(f"n_lists: expected 1 to {n_items} (the number of items), got {n_lists}")
-    quantizer = faiss.IndexFlatIP(dim)
-    if family == "ivf":
-        index = faiss.IndexIVFFlat(quantizer, dim, n_lists, faiss.METRIC_INNER_PRODUCT)
-    elif family == "ivf_sq8":
-        kind = faiss.ScalarQuantizer.QT_8bit
-        index = faiss.IndexIVFScalarQuantizer(quantizer, dim, n_lists, kind, faiss.METRIC_INNER_PRODUCT)
-    else:
-        raise ValueError(f"family: expected 'ivf' or 'ivf_sq8', got {family!r}")
-    train_lists(index, vectors, seed=seed, progress=progress)
+    if family not in IVF_FAMILIES:
+        raise ValueError(f"family: expected one of {', '.join(IVF_FAMILIES)}, got {family!r}")
+    if code_bits not in (6, 8):
+        raise ValueError(f"code_bits: expected 6 or 8, got {code_bits!r}")
+    index = new_lists(dim, n_lists, family=family, code_bits=code_bits)
+    n_probe = max(1, math.ceil(n_lists / 10)) if n_probe is None else n_probe
+    params: dict[str, Param] = {"n_lists": n_lists, "n_probe": n_probe, "breadth": 2, "seed": seed}
+    built = IvfIndex(index, family, {**params, "refine": 4, "code_bits": code_bits} if family == "ivf_pq" else params)
+    _train(built, vectors, seed=seed, progress=progress)
     for block in blocks(vectors, progress=progress):
         index.add(block)
-    n_probe = max(1, math.ceil(n_lists / 10)) if n_probe is None else n_probe
-    return IvfIndex(index, family, {"n_lists": n_lists, "n_probe": n_probe, "seed": seed})
+    return built
 
 
-def train_lists(index: faiss.IndexIVF, vectors: np.ndarray, *, seed: int, progress: Progress | None) -> None:
+def _train(built: IvfIndex, vectors: np.ndarray, *, seed: int, progress: Progress | None) -> None:
     """Cluster a sample of the vectors and learn the codes on it."""
-    sample = sample_rows(vectors, index.nlist * TRAINING_POINTS_PER_LIST, seed=seed)
+    sample = sample_rows(vectors, max(MIN_TRAINING_ROWS, built.n_lists * TRAINING_POINTS_PER_LIST), seed=seed)
     if not np.isfinite(sample).all():
         for _ in blocks(vectors):  # names the row
             pass
-    index.cp.seed, index.cp.niter = seed + 1, KMEANS_ROUNDS
-    index.cp.min_points_per_centroid = 1  # a warning on stderr says less than default_n_lists does
+    if len(sample) < MIN_TRAINING_ROWS:
+        sample = np.resize(sample, (MIN_TRAINING_ROWS, sample.shape[1]))
+    clustering = built.lists.cp
+    clustering.seed, clustering.niter = seed + 1, KMEANS_ROUNDS
+    clustering.min_points_per_centroid = 1  # its warning on stderr says less than default_n_lists does
     if progress is not None:
         progress("train", 0, len(sample))
-    index.train(sample)
+    built.faiss_index.train(sample)  # type: ignore[call-arg]
     if progress is not None:
         progress("train", len(sample), len(sample))

@@ -34,6 +34,30 @@ def search_lists(index: faiss.IndexIVF, queries: np.ndarray, k: int, *, n_probe:
     return index.search(queries, k, params=_faiss.SearchParametersIVF(nprobe=n_probe))
 
 
+def search_refined(index: faiss.IndexRefine, queries: np.ndarray, k: int, *, n_probe: int, refine: float) -> Arrays:
+    """Search the lists by their short codes for refine * k rows and order those by the longer codes."""
+    within = _faiss.SearchParametersIVF(nprobe=n_probe)
+    params = _faiss.IndexRefineSearchParameters(k_factor=float(refine), base_index_params=within)
+    return index.search(queries, k, params=params)
+
+
+def new_lists(dim: int, n_lists: int, *, family: str, code_bits: int) -> Any:
+    """Return an empty, untrained index of inverted lists: "ivf", "ivf_sq8" or "ivf_pq".
+
+    Args:
+        code_bits: 6 or 8, per dimension of the codes that refine "ivf_pq".
+    """
+    quantizer, metric, kinds = _faiss.IndexFlatIP(dim), _faiss.METRIC_INNER_PRODUCT, _faiss.ScalarQuantizer
+    if family == "ivf":
+        return _faiss.IndexIVFFlat(quantizer, dim, n_lists, metric)
+    if family == "ivf_sq8":
+        return _faiss.IndexIVFScalarQuantizer(quantizer, dim, n_lists, kinds.QT_8bit, metric)
+    kind = {6: kinds.QT_6bit, 8: kinds.QT_8bit}[code_bits]
+    n_pieces = dim // 2 if dim % 2 == 0 else dim
+    base = _faiss.IndexIVFPQFastScan(quantizer, dim, n_lists, n_pieces, 4, metric)
+    return _faiss.IndexRefine(base, _faiss.IndexScalarQuantizer(dim, kind, metric))
+
+
 def search_given_lists(
     index: faiss.IndexIVF,
     queries: np.ndarray,

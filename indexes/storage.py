@@ -51,6 +51,7 @@ FAISS_TYPES = {
     "exact": (b"IxFI", faiss.IndexFlat),
     "ivf": (b"IwFl", faiss.IndexIVFFlat),
     "ivf_sq8": (b"IwSq", faiss.IndexIVFScalarQuantizer),
+    "ivf_pq": (b"IxRF", faiss.IndexRefine),
     "hnsw": (b"IHNf", faiss.IndexHNSWFlat),
     "hnsw_sq8": (b"IHNs", faiss.IndexHNSWSQ),
 }
@@ -193,6 +194,11 @@ def _limits(*, vector_bytes: int, loops: int) -> Iterator[None]:
 
 def _check_parts(path: Path, index: faiss.Index) -> None:
     """Check what is inside: parts of the types we build, and each row there exactly once."""
+    if isinstance(index, faiss.IndexRefine):
+        codes, index = faiss.downcast_index(index.refine_index), faiss.downcast_index(index.base_index)
+        plain = isinstance(codes, faiss.IndexScalarQuantizer) and isinstance(index, faiss.IndexIVFPQFastScan)
+        if not plain or (codes.ntotal, codes.d) != (index.ntotal, index.d):
+            raise DamagedArtefact(path, "its codes do not fit its inverted lists")
     if isinstance(index, faiss.IndexIVF):
         quantizer = faiss.downcast_index(index.quantizer)
         ids = np.concatenate([list_ids(index, number) for number in range(index.nlist)])

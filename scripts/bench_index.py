@@ -1,0 +1,290 @@
+"""Index families against each other and against hnswlib, usearch and voyager at equal recall; one JSON line each.
+
+    python scripts/bench_index.py --json --n-items 250000 --vectors items.npy --queries users.npy
+
+The vectors given are repeated up to --n-items, each copy with Gaussian noise of length --noise and brought back to
+length 1; without --vectors they are drawn around 2,000 centres. Every engine is tuned to the smallest setting that
+finds --recall of the exact top 100 on one half of the queries, and is measured on the other half: in one call with all
+of them, with all threads and with one. Memory is the size of the saved index. An engine that is not installed is
+reported as absent; none of the three is a dependency.
+"""
+
+import argparse
+import importlib
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import faiss
+import numpy as np
+
+from indexes import FAMILIES, build_with_report, exact_hits, load_index, recall, save_index
+from indexes.hits import Hits
+
+DEPTH = 100
+RIVALS = ("hnswlib", "usearch", "voyager")
+EF_VALUES = (100, 128, 160, 200, 256, 320, 400, 512, 640, 800, 1024, 1536, 2048)
+REPEATS = 3
+
+
+class Engine(Protocol):
+    """Something that was built and can be searched."""
+
+    def search(self, queries: np.ndarray, n_threads: int) -> np.ndarray:
+        """Return rows int64 (n_queries, DEPTH)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Built:
+    """An engine tuned to the recall target, and what that took."""
+
+    engine: Engine
+    build_s: float
+    size_bytes: int
+    params: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class World:
+    """What is searched: vectors and tuning queries, and the truth about them."""
+
+    vectors: np.ndarray
+    tuning: np.ndarray
+    tuning_truth: Hits
+    queries: np.ndarray
+    truth: Hits
+    recall_target: float
+
+
+def make_vectors(n_items: int, base: np.ndarray | None, *, dim: int, noise: float, seed: int) -> np.ndarray:
+    """Return unit vectors, float32 (n_items, dim): those of `base` repeated with noise, or drawn around centres."""
+    rng = np.random.default_rng(seed)
+    if base is None:
+        centres = rng.normal(size=(2_000, dim))
+        base = centres[rng.integers(2_000, size=min(n_items, 20_000))]
+        base = base + 0.9 * rng.normal(size=base.shape)
+    vectors = np.empty((n_items, base.shape[1]), dtype=np.float32)
+    for start in range(0, n_items, len(base)):
+        block = base[: n_items - start] if start == 0 else base[rng.permutation(len(base))][: n_items - start]
+        if start:
+            block = block + noise / np.sqrt(base.shape[1]) * rng.standard_normal(block.shape)
+        vectors[start : start + len(block)] = block / np.linalg.norm(block, axis=1, keepdims=True)
+    return vectors
+
+
+def make_queries(vectors: np.ndarray, given: np.ndarray | None, n_queries: int, *, seed: int) -> np.ndarray:
+    """Return unit queries, float32: a sample of those given, or the means of two near items each."""
+    rng = np.random.default_rng(seed + 1)
+    if given is not None:
+        chosen = given[rng.permutation(len(given))[:n_queries]]
+    else:
+        first = vectors[rng.integers(len(vectors), size=n_queries)]
+        near = exact_hits(vectors, first, 20).rows[np.arange(n_queries), rng.integers(1, 20, size=n_queries)]
+        chosen = first + vectors[near]
+    return (chosen / np.linalg.norm(chosen, axis=1, keepdims=True)).astype(np.float32)
+
+
+class OurEngine:
+    """One of our families, loaded from where it was saved."""
+
+    def __init__(self, index: Any) -> None:
+        self.index = index
+
+    def search(self, queries: np.ndarray, n_threads: int) -> np.ndarray:
+        faiss.omp_set_num_threads(n_threads)
+        return self.index.search(queries, DEPTH).rows
+
+
+def build_ours(family: str, world: World, n_threads: int) -> Built:
+    faiss.omp_set_num_threads(n_threads)
+    started = time.perf_counter()
+    index, _ = build_with_report(world.vectors, family=family, queries=world.tuning, recall_target=world.recall_target)
+    build_s = time.perf_counter() - started
+    with tempfile.TemporaryDirectory() as directory:
+        save_index(index, Path(directory) / "index")
+        size = (Path(directory) / "index" / "index.faiss").stat().st_size
+        index = load_index(Path(directory) / "index")
+    return Built(OurEngine(index), build_s, size, dict(index.params))
+
+
+class HnswlibEngine:
+    def __init__(self, module: Any, vectors: np.ndarray, n_threads: int) -> None:
+        self.index = module.Index(space="ip", dim=vectors.shape[1])
+        self.index.init_index(max_elements=len(vectors), M=16, ef_construction=200, random_seed=0)
+        self.index.add_items(vectors, np.arange(len(vectors)), num_threads=n_threads)
+
+    def set_ef(self, ef: int) -> None:
+        self.index.set_ef(ef)
+
+    def search(self, queries: np.ndarray, n_threads: int) -> np.ndarray:
+        return self.index.knn_query(queries, k=DEPTH, num_threads=n_threads)[0].astype(np.int64)
+
+    def save(self, path: str) -> None:
+        self.index.save_index(path)
+
+
+class UsearchEngine:
+    def __init__(self, module: Any, vectors: np.ndarray, n_threads: int) -> None:
+        self.index = module.index.Index(ndim=vectors.shape[1], metric="ip", dtype="bf16", connectivity=16)
+        self.index.add(np.arange(len(vectors)), vectors, threads=n_threads)
+
+    def set_ef(self, ef: int) -> None:
+        self.index.expansion_search = ef
+
+    def search(self, queries: np.ndarray, n_threads: int) -> np.ndarray:
+        return self.index.search(queries, DEPTH, threads=n_threads).keys.astype(np.int64).reshape(-1, DEPTH)
+
+    def save(self, path: str) -> None:
+        self.index.save(path)
+
+
+class VoyagerEngine:
+    def __init__(self, module: Any, vectors: np.ndarray, n_threads: int) -> None:
+        self.index = module.Index(module.Space.InnerProduct, num_dimensions=vectors.shape[1], M=16, random_seed=0)
+        self.index.add_items(vectors, np.arange(len(vectors)), num_threads=n_threads)
+
+    def set_ef(self, ef: int) -> None:
+        self.ef = ef
+
+    def search(self, queries: np.ndarray, n_threads: int) -> np.ndarray:
+        rows, _ = self.index.query(queries, k=DEPTH, num_threads=n_threads, query_ef=self.ef)
+        return rows.astype(np.int64)
+
+    def save(self, path: str) -> None:
+        self.index.save(path)
+
+
+RIVAL_ENGINES: dict[str, Callable[[Any, np.ndarray, int], Any]] = {
+    "hnswlib": HnswlibEngine,
+    "usearch": UsearchEngine,
+    "voyager": VoyagerEngine,
+}
+
+
+def build_rival(name: str, module: Any, world: World, n_threads: int) -> Built:
+    """Build with the library's own defaults (M 16, 200 while building) and choose its ef."""
+    started = time.perf_counter()
+    engine = RIVAL_ENGINES[name](module, world.vectors, n_threads)
+    build_s = time.perf_counter() - started
+    ef = EF_VALUES[-1]
+    for value in EF_VALUES:
+        engine.set_ef(value)
+        if share_found(engine.search(world.tuning, n_threads), world.tuning_truth) >= world.recall_target:
+            ef = value
+            break
+    with tempfile.TemporaryDirectory() as directory:
+        engine.save(str(Path(directory) / "index"))
+        size = (Path(directory) / "index").stat().st_size
+    return Built(engine, build_s, size, {"ef": ef})
+
+
+def share_found(rows: np.ndarray, truth: Hits) -> float:
+    return recall(Hits(scores=np.zeros(rows.shape, dtype=np.float32), rows=rows), truth)
+
+
+def queries_per_second(engine: Engine, queries: np.ndarray, n_threads: int) -> float:
+    """Return the best of REPEATS, so that other work on the machine disturbs least."""
+    best_s = float("inf")
+    for _ in range(REPEATS):
+        started = time.perf_counter()
+        engine.search(queries, n_threads)
+        best_s = min(best_s, time.perf_counter() - started)
+    return len(queries) / best_s
+
+
+def measure(name: str, world: World, n_threads: int) -> dict[str, Any]:
+    line: dict[str, Any] = {"engine": name, "n_items": len(world.vectors), "dim": world.vectors.shape[1]}
+    if name in RIVALS:
+        try:
+            module = importlib.import_module(name)
+            importlib.import_module("usearch.index") if name == "usearch" else None
+        except ImportError:
+            return {**line, "absent": True}
+        built = build_rival(name, module, world, n_threads)
+    else:
+        built = build_ours(name, world, n_threads)
+    return {
+        **line,
+        "build_s": round(built.build_s, 1),
+        "size_mb": round(built.size_bytes / 1e6, 1),
+        "recall@100": round(share_found(built.engine.search(world.queries, n_threads), world.truth), 4),
+        f"queries_per_s_{n_threads}_threads": round(queries_per_second(built.engine, world.queries, n_threads)),
+        "queries_per_s_1_thread": round(queries_per_second(built.engine, world.queries[: len(world.queries) // 2], 1)),
+        "params": built.params,
+    }
+
+
+def plot(lines: list[dict[str, Any]], path: Path, n_threads: int) -> None:
+    """Draw speed against size, one point per engine."""
+    from matplotlib.figure import Figure  # the extra [report]
+
+    axes = Figure(figsize=(7, 5)).subplots()
+    for line in lines:
+        if "absent" not in line:
+            speed = line[f"queries_per_s_{n_threads}_threads"]
+            axes.scatter(line["size_mb"], speed)
+            axes.annotate(f"{line['engine']} ({line['recall@100']:.3f})", (line["size_mb"], speed))
+    axes.set(xlabel="size, MB", ylabel=f"queries/s, {n_threads} threads", xscale="log", yscale="log")
+    axes.set_title("Speed and size at equal recall@100")
+    axes.figure.savefig(path)  # type: ignore[union-attr]
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="print JSON lines alone, no headings")
+    parser.add_argument("--n-items", type=int, default=100_000)
+    parser.add_argument("--dim", type=int, default=384, help="without --vectors")
+    parser.add_argument("--vectors", type=Path, help="real embeddings, .npy float32 (n, dim)")
+    parser.add_argument("--queries", type=Path, help="real queries, .npy float32 (n, dim)")
+    parser.add_argument("--n-queries", type=int, default=2_000, help="half of them to tune on")
+    parser.add_argument("--noise", type=float, default=0.6)
+    parser.add_argument("--recall", type=float, default=0.95)
+    parser.add_argument("--threads", type=int, default=faiss.omp_get_max_threads())
+    parser.add_argument("--engines", default=",".join([*FAMILIES, *RIVALS]), help="some of these, by comma")
+    parser.add_argument("--plot", type=Path, help="also draw speed against size into this file")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    options = parse(argv)
+    unknown = set(options.engines.split(",")) - {*FAMILIES, *RIVALS}
+    if unknown:
+        print(
+            f"error: --engines: expected some of {', '.join([*FAMILIES, *RIVALS])}, got {sorted(unknown)}",
+            file=sys.stderr,
+        )
+        return 2
+    base = np.load(options.vectors, allow_pickle=False) if options.vectors else None
+    given = np.load(options.queries, allow_pickle=False) if options.queries else None
+    vectors = make_vectors(options.n_items, base, dim=options.dim, noise=options.noise, seed=options.seed)
+    queries = make_queries(vectors, given, options.n_queries, seed=options.seed)
+    tuning, queries = queries[: len(queries) // 2], queries[len(queries) // 2 :]
+    faiss.omp_set_num_threads(options.threads)
+    world = World(
+        vectors,
+        tuning,
+        exact_hits(vectors, tuning, DEPTH),
+        queries,
+        exact_hits(vectors, queries, DEPTH),
+        options.recall,
+    )
+    if not options.json:
+        print(f"{options.n_items} vectors of {vectors.shape[1]} dimensions, {len(queries)} queries, k = {DEPTH}")
+    lines = []
+    for name in options.engines.split(","):
+        lines.append(measure(name, world, options.threads))
+        print(json.dumps(lines[-1]), flush=True)
+    if options.plot:
+        plot(lines, options.plot, options.threads)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
