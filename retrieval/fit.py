@@ -144,7 +144,7 @@ def fit(
     with clock.step("train_encoder", "train the recall head"):
         label = "recall head" if progress else None
         head = train_recall_head(catalogue, base, config, validation=validation, progress=label)
-        settings = replace(settings, head_epochs=head.epochs)
+        settings = replace(settings, head_passes=head.passes)
     with clock.step("build", "fit the candidate sources"):
         sources = sources_on(catalogue, base, head, settings, config)
     with clock.step("fusion", "fit the recall fusion on validation"):
@@ -171,7 +171,7 @@ def fit(
         plain_fusion = fit_final_fusion(plain, rest, config)
         final_fusion = fit_final_fusion(replace(plain, reranker=reranker), rest, config) if reranker else plain_fusion
     with clock.step("refit", "fit head and sources again on all interactions"):
-        head_again = train_recall_head(catalogue, histories, config, epochs=head.epochs, progress=label)
+        head_again = train_recall_head(catalogue, histories, config, passes=head.passes, progress=label)
         sources = sources_on(catalogue, histories, head_again, settings, config)
     model = TwoStage(catalogue, sources, config.depths, recall_fusion, reranker, final_fusion)
     without = replace(model, reranker=None, final_fusion=plain_fusion)

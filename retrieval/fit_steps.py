@@ -24,7 +24,6 @@ from retrieval.stage_one import (
     fit_sources,
     in_batches,
     sub_queries,
-    with_epochs,
 )
 from retrieval.two_stage import BATCH_USERS, TwoStage, context_of, final_feature_names, final_features
 
@@ -45,17 +44,17 @@ def train_recall_head(
     config: Config,
     *,
     validation: Validation | None = None,
-    epochs: int | None = None,
+    passes: float | None = None,
     progress: str | None = None,
 ) -> TrainedHead:
-    """The recall head on these histories; `epochs` fixes how long, for a refit without validation."""
-    training = replace(config.head_training, seed=config.seed)
+    """The recall head on these histories; `passes` fixes how long, for a refit without validation."""
     return fit_head(
         catalogue,
         histories,
         config=config.head,
-        training=with_epochs(training, epochs) if epochs else training,
+        training=replace(config.head_training, seed=config.seed),
         validation=validation,
+        passes=passes,
         device=config.device,
         progress=progress,
     )
@@ -142,7 +141,7 @@ def cross_fitted_lists(
         others = [history if fold[user] != number else _EMPTY for user, history in enumerate(histories)]
         label = f"fold {number + 1}/{config.lists.folds}" if progress else None
         head = train_recall_head(
-            catalogue, others, config, epochs=settings.head_epochs, progress=label and f"{label} head"
+            catalogue, others, config, passes=settings.head_passes, progress=label and f"{label} head"
         )
         sources = sources_on(catalogue, others, head, settings, config)
         users = np.flatnonzero(fold == number)

@@ -50,7 +50,7 @@ class Fusion:
     figures: dict[str, dict[str, float]]
 
     def score(self, features: np.ndarray, context: np.ndarray) -> np.ndarray:
-        """The fused score, a log-odds up to a constant: (n_lists, depth, n_features), (n_lists,) -> (n_lists, depth)."""
+        """The score, a log-odds up to a constant: (n_lists, depth, n_features), (n_lists,) -> (n_lists, depth)."""
         wide = _widen(features, (context - self.context_mean) / self.context_deviation)
         return (wide @ self.weights).astype(np.float32)
 

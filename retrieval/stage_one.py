@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import scipy.sparse as sp
@@ -41,7 +41,7 @@ class SourceSettings:
     """What validation chose for the sources.
 
     neighbours_content: weight of the items' text similarity beside their co-occurrence.
-    head_epochs: how long the head is trained when it is fitted again on more data.
+    head_passes: how long the head is trained when it is fitted again on other data.
     """
 
     neighbours_decay: float = 0.85
@@ -49,7 +49,7 @@ class SourceSettings:
     ease_decay: float = 0.85
     ease_regularisation: float = 100.0
     repeat_decay: float = 0.98
-    head_epochs: int = 8
+    head_passes: float = 8.0
 
 
 @dataclass(frozen=True)
@@ -128,10 +128,11 @@ def fit_head(
     config: HeadConfig,
     training: HeadTraining,
     validation: Validation | None = None,
+    passes: float | None = None,
     device: str = "auto",
     progress: str | None = None,
 ) -> TrainedHead:
-    """Train the recall head; with validation it stops early, without it trains `training.epochs`."""
+    """Train the recall head; with validation it stops early, without it trains `passes`."""
     small = validation.slice(_CHOOSING_USERS, training.seed) if validation else None
     return train_head(
         histories,
@@ -139,6 +140,7 @@ def fit_head(
         config=config,
         training=training,
         validation=(small.histories, small.targets) if small else None,
+        passes=passes,
         keep_seen=small.keep_seen if small else False,
         device=device,
         progress=progress,
@@ -174,11 +176,6 @@ def fit_sources(
     if keep_seen:
         sources.append(RepeatSource(n_items, decay=settings.repeat_decay))
     return tuple(sources)
-
-
-def with_epochs(training: HeadTraining, epochs: int) -> HeadTraining:
-    """The same training for a fixed number of epochs."""
-    return replace(training, epochs=epochs)
 
 
 def in_batches(n: int, size: int) -> list[slice]:

@@ -47,6 +47,17 @@ class Ranked:
     found_by: np.ndarray
     cold: np.ndarray
 
+    def cut(self, depth: int) -> Ranked:
+        """The first `depth` places of every list."""
+        return Ranked(
+            self.rows[:, :depth],
+            self.scores[:, :depth],
+            self.recall_scores[:, :depth],
+            self.rerank_scores[:, :depth],
+            self.found_by[:, :depth],
+            self.cold,
+        )
+
 
 @dataclass(frozen=True)
 class TwoStage:
@@ -72,19 +83,22 @@ class TwoStage:
         return _stack(parts)
 
     def _rank_batch(self, queries: Queries, allowed: np.ndarray | None) -> Ranked:
-        candidates = self.recall(queries, allowed=allowed)
+        return self.finish(queries, self.recall(queries, allowed=allowed))
+
+    def finish(self, queries: Queries, candidates: Candidates) -> Ranked:
+        """Stage two and the one score: candidates in, final lists out."""
         logits = self.rerank(queries, candidates)
         scores = self.fuse(queries, candidates, logits)
-        final = candidates.ordered(scores)
         order = np.argsort(-np.where(candidates.rows >= 0, scores, -np.inf), axis=1, kind="stable")
-        cold = np.array([len(history) == 0 for history in queries.histories], dtype=bool)
+        rows = np.take_along_axis(candidates.rows, order, axis=1)
+        probability = self.final_fusion.probability(np.take_along_axis(scores, order, axis=1))
         return Ranked(
-            rows=final.rows,
-            scores=np.where(final.rows >= 0, self.final_fusion.probability(final.scores), np.nan).astype(np.float32),
+            rows=rows,
+            scores=np.where(rows >= 0, probability, np.nan).astype(np.float32),
             recall_scores=np.take_along_axis(candidates.scores, order, axis=1),
             rerank_scores=np.take_along_axis(logits, order, axis=1),
-            found_by=final.found_by,
-            cold=cold,
+            found_by=np.take_along_axis(candidates.found_by, order, axis=1),
+            cold=np.array([len(history) == 0 for history in queries.histories], dtype=bool),
         )
 
     def recall(self, queries: Queries, *, allowed: np.ndarray | None = None) -> Candidates:

@@ -28,7 +28,7 @@ class HeadConfig:
     n_heads: int = 4
     history_items: int = 50
     dropout: float = 0.2
-    residual_dropout: float = 0.3
+    residual_dropout: float = 0.5
     temperature: float = 0.07
 
     def __post_init__(self) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -28,33 +29,38 @@ _SAMPLED_ITEMS = 8_192
 class HeadTraining:
     """How the head is trained.
 
-    patience: epochs without a better validation figure before training stops.
+    max_passes: passes over the data at the most. round_positions: validation comes after so many predicted positions
+    (after a whole pass, where that is less). patience: rounds without a better validation figure before it stops.
+    averaging: the weights that count are a moving average with this decay per step (Polyak and Juditsky 1992), so that
+    a good moment to stop needs no learning-rate schedule of its own.
     """
 
-    epochs: int = 12
-    batch_users: int = 128
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.01
-    warmup: float = 0.05
-    label_smoothing: float = 0.0
-    max_windows: int = 20
+    max_passes: float = 20.0
+    round_positions: int = 60_000
     patience: int = 3
+    batch_positions: int = 1_500
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.2
+    warmup_steps: int = 50
+    averaging: float = 0.99
+    label_smoothing: float = 0.1
+    max_windows: int = 20
     seed: int = 0
     max_seconds: float | None = None
 
 
 @dataclass(frozen=True)
 class TrainedHead:
-    """A head and how it came to be: one record per epoch, and the number of epochs that served validation best."""
+    """A head and how it came to be: one record per round, and the passes over the data that served validation best."""
 
     head: RecallHead
-    epochs: int
+    passes: float
     curve: list[dict[str, float]] = field(default_factory=list)
 
 
 def windows(histories: Sequence[np.ndarray], length: int, max_windows: int) -> list[np.ndarray]:
-    """Histories cut into pieces of at most length + 1 items, newest first; neighbours overlap by one, so that
-    every item but a user's first is predicted exactly once."""
+    """Histories cut into pieces of at most length + 1 items, newest first; neighbours overlap by one, so
+    that every item but the first is predicted exactly once."""
     pieces = []
     for history in histories:
         end = len(history)
@@ -78,11 +84,12 @@ def pad_histories(histories: Sequence[np.ndarray], length: int) -> Tensor:
     return torch.from_numpy(padded)
 
 
-def _batches(lengths: np.ndarray, size: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """Shuffled batches of windows of similar length (padding stays small)."""
+def _batches(lengths: np.ndarray, positions: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """One pass: shuffled batches of windows of similar length, each of about so many positions."""
     order = np.argsort(lengths + 2 * rng.random(len(lengths)), kind="stable")
-    batches = [order[start : start + size] for start in range(0, len(order), size)]
-    rng.shuffle(batches)
+    batch = np.cumsum(lengths[order] - 1) // positions
+    batches = np.split(order, np.flatnonzero(np.diff(batch)) + 1)
+    rng.shuffle(batches)  # pyright: ignore[reportArgumentType]
     return batches
 
 
@@ -174,6 +181,7 @@ def train_head(
     config: HeadConfig,
     training: HeadTraining,
     validation: tuple[Sequence[np.ndarray], np.ndarray] | None = None,
+    passes: float | None = None,
     keep_seen: bool = False,
     device: str = "auto",
     progress: str | None = None,
@@ -181,12 +189,15 @@ def train_head(
     """Train a head on histories (int64 rows, oldest first) over text_vectors (float32 (n_items, text_dim), length 1).
 
     Args:
-        validation: histories and one target row each; training stops early on recall@100 + NDCG@10 and the best epoch's
-            weights are returned. None trains all `training.epochs` (a refit, with the epochs found before).
+        validation: histories and one target row each; training stops early on recall@100 + NDCG@10 and the best round's
+            weights are returned.
+        passes: without validation: train exactly so long (a refit, with the passes found before).
 
     Raises:
-        ValueError: no history has two items, so there is nothing to predict.
+        ValueError: no history has two items, so there is nothing to predict; or neither validation nor passes.
     """
+    if validation is None and passes is None:
+        raise ValueError("train_head: expected validation or passes, got neither")
     pieces = windows(histories, config.history_items, training.max_windows)
     if not pieces:
         raise ValueError("train_head: no history has 2 or more items; give more interactions")
@@ -194,53 +205,94 @@ def train_head(
     rng = np.random.default_rng(training.seed)
     place = resolve_device(device)
     head = RecallHead(config, text_dim=text_vectors.shape[1], n_items=len(text_vectors)).to(place)
-    text = torch.from_numpy(text_vectors).to(place)
-    lengths = np.array([len(piece) for piece in pieces])
-    steps = training.epochs * math.ceil(len(pieces) / training.batch_users)
-    optimiser = torch.optim.AdamW(head.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _warm_cosine(step, steps, training.warmup))
+    trainer = _Trainer(head, torch.from_numpy(text_vectors).to(place), pieces, training, rng)
+    limit = training.max_passes if passes is None else passes
+    total = max(1, round(limit * trainer.steps_per_pass))
+    every = max(1, min(trainer.steps_per_pass, training.round_positions // training.batch_positions))
     curve: list[dict[str, float]] = []
-    best: tuple[float, int, dict[str, Tensor]] | None = None
+    best: tuple[float, float, dict[str, Tensor]] | None = None
     started = time.monotonic()
-    bar = tqdm(total=steps, desc=progress or "", unit="step", disable=progress is None, mininterval=2)
-    for epoch in range(1, training.epochs + 1):
-        head.train()
+    with tqdm(total=total, desc=progress or "", unit="step", disable=progress is None, mininterval=2) as bar:
+        while trainer.step < total:
+            steps = min(every, total - trainer.step)
+            loss = trainer.run(steps)
+            bar.update(steps)
+            seconds = time.monotonic() - started
+            record = {"passes": trainer.step / trainer.steps_per_pass, "loss": loss, "seconds": seconds}
+            curve.append(record)
+            if validation is not None:
+                with trainer.averaged():
+                    record |= _validate(head, text_vectors, *validation, keep_seen)
+                    figure = record["ndcg@10"] + record["recall@100"]
+                    if best is None or figure > best[0]:
+                        best = (figure, record["passes"], {k: v.clone() for k, v in head.state_dict().items()})
+                bar.set_postfix({name: f"{record[name]:.4f}" for name in ("loss", "ndcg@10", "recall@100")})
+                since_best = sum(1 for past in curve if best is not None and past["passes"] > best[1])
+                late = training.max_seconds is not None and seconds > training.max_seconds
+                if late or since_best >= training.patience:
+                    break
+    if best is None:
+        with trainer.averaged():
+            best = (0.0, limit, {k: v.clone() for k, v in head.state_dict().items()})
+    head.load_state_dict(best[2])
+    return TrainedHead(head=head.eval(), passes=best[1], curve=curve)
+
+
+class _Trainer:
+    """The head, its optimiser and its averaged weights, moved on by a number of steps at a time."""
+
+    def __init__(
+        self,
+        head: RecallHead,
+        text: Tensor,
+        pieces: list[np.ndarray],
+        training: HeadTraining,
+        rng: np.random.Generator,
+    ) -> None:
+        self.head, self.text, self.pieces, self.training, self.rng = head, text, pieces, training, rng
+        self.lengths = np.array([len(piece) for piece in pieces])
+        self.steps_per_pass = len(_batches(self.lengths, training.batch_positions, np.random.default_rng(0)))
+        self.step = 0
+        self._queue: list[np.ndarray] = []
+        self._average = {name: value.detach().clone() for name, value in head.state_dict().items()}
+        self._optimiser = torch.optim.AdamW(
+            head.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay
+        )
+
+    def run(self, steps: int) -> float:
+        """So many steps; returns their mean loss."""
+        self.head.train()
+        place = self.text.device
         total = 0.0
-        batches = _batches(lengths, training.batch_users, rng)
-        for batch in batches:
-            padded = pad_histories([pieces[i] for i in batch], config.history_items + 1).to(place)
+        for _ in range(steps):
+            if not self._queue:
+                self._queue = _batches(self.lengths, self.training.batch_positions, self.rng)
+            batch = [self.pieces[i] for i in self._queue.pop()]
+            padded = pad_histories(batch, self.head.config.history_items + 1).to(place)
+            for group in self._optimiser.param_groups:
+                group["lr"] = self.training.learning_rate * min(1.0, (self.step + 1) / self.training.warmup_steps)
             with torch.autocast(place.type, torch.bfloat16, enabled=has_fast_bfloat16(place)):
-                loss = _loss(head, text, padded, rng, training.label_smoothing)
-            optimiser.zero_grad(set_to_none=True)
+                loss = _loss(self.head, self.text, padded, self.rng, self.training.label_smoothing)
+            self._optimiser.zero_grad(set_to_none=True)
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(head.parameters(), 1.0)
-            optimiser.step()
-            schedule.step()
+            torch.nn.utils.clip_grad_norm_(self.head.parameters(), 1.0)
+            self._optimiser.step()
+            self.step += 1
+            # Early on the average must not remember the random start.
+            decay = min(self.training.averaging, (1 + self.step) / (10 + self.step))
+            with torch.no_grad():
+                for name, value in self.head.state_dict().items():
+                    self._average[name].lerp_(value, 1 - decay)
             total += loss.item()
-            bar.update()
-        record = {"epoch": epoch, "loss": total / len(batches), "seconds": time.monotonic() - started}
-        if validation is not None:
-            record |= _validate(head, text_vectors, *validation, keep_seen)
-            figure = record["ndcg@10"] + record["recall@100"]
-            if best is None or figure > best[0]:
-                best = (
-                    figure,
-                    epoch,
-                    {name: value.detach().clone() for name, value in head.state_dict().items()},
-                )
-        curve.append(record)
-        bar.set_postfix({name: f"{value:.4f}" for name, value in record.items() if name not in ("epoch", "seconds")})
-        late = training.max_seconds is not None and record["seconds"] > training.max_seconds
-        if late or (best is not None and epoch - best[1] >= training.patience):
-            break
-    bar.close()
-    if best is not None:
-        head.load_state_dict(best[2])
-    return TrainedHead(head=head.eval(), epochs=best[1] if best else len(curve), curve=curve)
+        return total / steps
 
-
-def _warm_cosine(step: int, steps: int, warmup: float) -> float:
-    """Linear warm-up, then half a cosine down to a twentieth."""
-    if step < warmup * steps:
-        return (step + 1) / (warmup * steps + 1)
-    return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The head with its averaged weights; the trained ones come back after."""
+        trained = {name: value.clone() for name, value in self.head.state_dict().items()}
+        self.head.load_state_dict(self._average)
+        try:
+            yield
+        finally:
+            self.head.load_state_dict(trained)
+            self.head.train()

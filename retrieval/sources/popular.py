@@ -17,6 +17,13 @@ class PopularSource:
         self.scores = (np.log1p(counts) + 1e-6).astype(np.float32)
 
     @classmethod
+    def of_scores(cls, scores: np.ndarray) -> PopularSource:
+        """The source with these scores (what `scores` of another one holds)."""
+        source = cls(np.zeros(0))
+        source.scores = scores
+        return source
+
+    @classmethod
     def fit(cls, histories: list[np.ndarray], n_items: int) -> PopularSource:
         """Count the interactions of each item over all histories."""
         return cls(count_items(histories, n_items))

@@ -1,0 +1,47 @@
+"""Why an item stands in a list: the history items and sources that speak for it, in sentences."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from retrieval.catalogue import Catalogue
+from retrieval.sources import ContentSource, ItemItemSource, PopularSource, Source
+
+# Below this cosine two texts share little that a person would see.
+_ALIKE = 0.35
+
+
+def found_by(bits: int, names: list[str]) -> tuple[str, ...]:
+    """The names of the sources whose bit is set, in their order."""
+    return tuple(name for bit, name in enumerate(names) if bits >> bit & 1)
+
+
+def explain_item(
+    row: int, history: np.ndarray, bits: int, sources: tuple[Source, ...], catalogue: Catalogue
+) -> tuple[str, ...]:
+    """Sentences for one candidate, strongest evidence first; never empty.
+
+    Args:
+        history: item rows, oldest first. bits: which sources found the item.
+    """
+    sentences = []
+    recent = np.unique(history[-50:])
+    for source in sources:
+        if isinstance(source, ItemItemSource) and source.name == "neighbours" and len(recent):
+            weights = np.asarray(source.matrix[recent, row].todense()).ravel()
+            if weights.max(initial=0) > 0:
+                sentences.append(f"taken together with {_title(catalogue, recent[int(weights.argmax())])}")
+        elif isinstance(source, ContentSource) and len(recent):
+            alike = catalogue.text_vectors[recent] @ catalogue.text_vectors[row]
+            if alike.max() >= _ALIKE:
+                sentences.append(f"reads like {_title(catalogue, recent[int(alike.argmax())])}")
+        elif isinstance(source, PopularSource):
+            rank = int((source.scores > source.scores[row]).sum()) + 1
+            if rank <= 100 or not len(recent):
+                sentences.append(f"number {rank} of the most popular items")
+    names = found_by(bits, [source.name for source in sources])
+    return (*sentences, f"found by {', '.join(names)}") if names else tuple(sentences) or ("scored on request",)
+
+
+def _title(catalogue: Catalogue, row: int) -> str:
+    return f"“{catalogue.titles[row]}”"

@@ -1,0 +1,263 @@
+"""The front door: history or user id in, ranked list out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from indexes import Hits
+from indexes.filters import filter_mask
+from retrieval.candidates import gather_candidates
+from retrieval.data import IdMap, canonical_id
+from retrieval.explain import explain_item, found_by
+from retrieval.results import Recommendation, RecommendationList
+from retrieval.sources import Queries
+from retrieval.two_stage import Ranked, TwoStage, context_of
+
+MAX_K = 1_000
+Filters = str | Mapping[str, object] | None
+
+
+@dataclass(frozen=True)
+class Recommender:
+    """A fitted two-stage recommender and the histories of the users it knows. Nothing changes it.
+
+    histories: per user row of `users` int64 item rows, oldest first. keep_seen: whether seen items may be recommended.
+    facts: what the bundle's manifest tells (version, figures).
+    """
+
+    model: TwoStage
+    users: IdMap
+    histories: Sequence[np.ndarray]
+    keep_seen: bool
+    facts: Mapping[str, object]
+
+    @classmethod
+    def load(
+        cls, bundle: str | Path, *, device: str = "auto", precision: str = "auto", verify: bool = True
+    ) -> Recommender:
+        """Load a published bundle (its root, or one version).
+
+        Args:
+            verify: compare every file with the manifest first; a damaged bundle is never served.
+
+        Raises:
+            FileNotFoundError: there is no bundle. indexes.DamagedArtefact: a file is not what the manifest says.
+        """
+        from retrieval.storage import load_bundle  # the bundle knows the recommender, not the other way round
+
+        return load_bundle(Path(bundle), device=device, precision=precision, verify=verify)
+
+    @property
+    def item_ids(self) -> IdMap:
+        """Outside ids <-> item rows."""
+        return self.model.catalogue.items.ids
+
+    def recommend(
+        self,
+        user_id: str | None = None,
+        *,
+        history: Sequence[str] | None = None,
+        k: int = 10,
+        filters: Filters = None,
+        explain: bool = False,
+    ) -> RecommendationList:
+        """The k best items for a known user, or for a history of item ids, oldest first.
+
+        An unknown user without a history gets the popular list, and the note says so. Items of the history that the
+        catalogue does not know are left out and counted.
+
+        Args:
+            filters: an attribute filter, as text or as a structure (see `indexes.filters`).
+            explain: reasons as sentences instead of source names.
+
+        Raises:
+            ValueError: k outside 1..1000, or neither a user nor a history, or a filter that cannot be read.
+        """
+        rows, ignored, note = self._history_rows(user_id, history)
+        lists = self._lists([rows], k=k, filters=filters, explain=explain)
+        name = None if user_id is None else canonical_id(user_id)
+        return RecommendationList(lists[0], name, note or self._cold_note(rows, name), ignored)
+
+    def recommend_many(
+        self,
+        user_ids: Sequence[str] | None = None,
+        *,
+        histories: Sequence[Sequence[str]] | None = None,
+        k: int = 10,
+        filters: Filters = None,
+    ) -> pd.DataFrame:
+        """Lists for many users at once, the same as one by one: columns user_id, item_id, rank, score.
+
+        Args:
+            user_ids: known or unknown users; with histories, the names to give them.
+            histories: per user item ids, oldest first; None takes the known users' own.
+
+        Raises:
+            ValueError: see `recommend`; or as many histories as users were expected.
+        """
+        if user_ids is None and histories is None:
+            raise ValueError("recommend_many: expected user_ids or histories, got neither")
+        count = len(user_ids) if user_ids is not None else len(histories or ())
+        names = list(user_ids) if user_ids is not None else [str(place) for place in range(count)]
+        if histories is not None and len(histories) != count:
+            raise ValueError(f"recommend_many: expected {count} histories, one per user, got {len(histories)}")
+        rows = [
+            self._history_rows(name, None if histories is None else histories[place])[0]
+            for place, name in enumerate(names)
+        ]
+        ranked = self._rank(rows, k=k, filters=filters)
+        real = ranked.rows >= 0
+        place, _ = np.nonzero(real)
+        ids = np.asarray([canonical_id(name) for name in names], dtype=object)
+        return pd.DataFrame(
+            {
+                "user_id": ids[place],
+                "item_id": self.item_ids.to_ids(ranked.rows[real]),
+                "rank": (np.cumsum(real, axis=1))[real].astype(np.int32),
+                "score": ranked.scores[real],
+            }
+        )
+
+    def search(self, text: str, *, k: int = 10, filters: Filters = None) -> RecommendationList:
+        """The k items whose texts are nearest to a text; the score is the cosine of the BERT vectors.
+
+        Raises:
+            ValueError: an empty text, k outside 1..1000, or a filter that cannot be read.
+        """
+        if not isinstance(text, str) or not text.strip():
+            raise ValueError(f"search: expected some text, got {text!r}")
+        catalogue = self.model.catalogue
+        hits = catalogue.index.search(catalogue.encoder.encode([text]), _check_k(k), allowed=self._allowed(filters))
+        return self._plain_list(hits, k, skip=-1)
+
+    def similar(self, item_id: str, *, k: int = 10, filters: Filters = None) -> RecommendationList:
+        """The k items most like an item by the trained item vectors, itself left out; the score is their cosine.
+
+        Raises:
+            KeyError: an unknown item.
+        """
+        row = int(self.item_ids.to_rows([item_id])[0])
+        dense = next(source for source in self.model.sources if source.name == "dense")
+        hits = dense.index.search(  # pyright: ignore[reportAttributeAccessIssue]
+            dense.item_vectors[[row]],
+            _check_k(k) + 1,
+            allowed=self._allowed(filters),  # pyright: ignore[reportAttributeAccessIssue]
+        )
+        return self._plain_list(hits, k, skip=row)
+
+    def rerank(self, history: Sequence[str], item_ids: Sequence[str]) -> RecommendationList:
+        """The given items in the final order for this history (item ids, oldest first): candidates from elsewhere.
+
+        Raises:
+            KeyError: an unknown candidate. ValueError: a candidate twice, or none.
+        """
+        wanted = self.item_ids.to_rows(list(item_ids))
+        if not len(wanted) or len(np.unique(wanted)) != len(wanted):
+            raise ValueError(f"rerank: expected distinct candidates, at least one, got {list(item_ids)!r}")
+        rows, ignored, note = self._history_rows(None, history)
+        queries = self._queries([rows])
+        model = self.model
+        pool = gather_candidates(model.sources, queries, per_source=model.depths.per_source, extra=[wanted])
+        pool = pool.ordered(model.recall_fusion.score(pool.features, context_of([rows])))
+        places = np.flatnonzero(np.isin(pool.rows[0], wanted))
+        chosen = replace(
+            pool,
+            rows=pool.rows[:, places],
+            features=pool.features[:, places],
+            scores=pool.scores[:, places],
+            found_by=pool.found_by[:, places],
+        )
+        ranked = model.finish(queries, chosen)
+        return RecommendationList(
+            self._items(ranked, 0, rows, len(wanted), False), None, note or self._cold_note(rows, None), ignored
+        )
+
+    def _history_rows(self, user_id: str | None, history: Sequence[str] | None) -> tuple[np.ndarray, int, str]:
+        """Item rows oldest first, how many ids were unknown, and a note for somebody unknown."""
+        if history is not None:
+            if isinstance(history, str):
+                raise ValueError(f"history: expected a sequence of item ids, got the single str {history!r}")
+            rows = self.item_ids.to_rows(list(history), unknown="ignore")
+            return rows[rows >= 0], int((rows < 0).sum()), ""
+        if user_id is None:
+            raise ValueError("recommend: expected a user_id or a history, got neither")
+        row = int(self.users.to_rows([user_id], unknown="ignore")[0])
+        if row < 0:
+            return np.empty(0, dtype=np.int64), 0, f"unknown user {canonical_id(user_id)!r}: the most popular items"
+        return np.asarray(self.histories[row], dtype=np.int64), 0, ""
+
+    def _cold_note(self, rows: np.ndarray, user_id: str | None) -> str:
+        if len(rows):
+            return ""
+        return f"no usable history{f' of user {user_id!r}' if user_id else ''}: the most popular items"
+
+    def _queries(self, rows: Sequence[np.ndarray]) -> Queries:
+        empty = np.empty(0, dtype=np.int64)
+        return self.model.catalogue.queries(rows, exclude=[empty] * len(rows) if self.keep_seen else None)
+
+    def _rank(self, rows: Sequence[np.ndarray], *, k: int, filters: Filters) -> Ranked:
+        depth = _check_k(k)
+        model = self.model
+        if depth > model.depths.rerank:
+            wider = replace(model.depths, rerank=depth, per_source=max(depth, model.depths.per_source))
+            model = replace(model, depths=wider)
+        return model.rank(self._queries(rows), allowed=self._allowed(filters)).cut(depth)
+
+    def _lists(
+        self, rows: Sequence[np.ndarray], *, k: int, filters: Filters, explain: bool
+    ) -> list[tuple[Recommendation, ...]]:
+        ranked = self._rank(rows, k=k, filters=filters)
+        return [self._items(ranked, user, history, k, explain) for user, history in enumerate(rows)]
+
+    def _items(
+        self, ranked: Ranked, user: int, history: np.ndarray, k: int, explain: bool
+    ) -> tuple[Recommendation, ...]:
+        model, names = self.model, self.model.source_names
+        items = []
+        for place, row in enumerate(ranked.rows[user][:k]):
+            if row < 0:
+                break
+            bits = int(ranked.found_by[user, place])
+            rerank_score = float(ranked.rerank_scores[user, place])
+            items.append(
+                Recommendation(
+                    item_id=str(self.item_ids.to_ids([row])[0]),
+                    rank=place + 1,
+                    score=float(ranked.scores[user, place]),
+                    title=model.catalogue.titles[row],
+                    recall_score=float(ranked.recall_scores[user, place]),
+                    rerank_score=None if np.isnan(rerank_score) else rerank_score,
+                    reasons=explain_item(int(row), history, bits, model.sources, model.catalogue)
+                    if explain
+                    else found_by(bits, names),
+                )
+            )
+        return tuple(items)
+
+    def _plain_list(self, hits: Hits, k: int, *, skip: int) -> RecommendationList:
+        kept = [
+            (int(row), float(score))
+            for row, score in zip(hits.rows[0], hits.scores[0], strict=True)
+            if row >= 0 and row != skip
+        ][:k]
+        titles = self.model.catalogue.titles
+        return RecommendationList(
+            tuple(
+                Recommendation(str(self.item_ids.to_ids([row])[0]), rank, score, titles[row])
+                for rank, (row, score) in enumerate(kept, start=1)
+            )
+        )
+
+    def _allowed(self, filters: Filters) -> np.ndarray | None:
+        return None if filters is None else filter_mask(self.model.catalogue.items.frame, filters)
+
+
+def _check_k(k: int) -> int:
+    if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or not 1 <= k <= MAX_K:
+        raise ValueError(f"k: expected a whole number from 1 to {MAX_K}, got {k!r}")
+    return int(k)

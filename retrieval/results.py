@@ -1,0 +1,66 @@
+"""What a recommender answers: small frozen objects, and the same as a DataFrame."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pandas as pd
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """One item of a list.
+
+    rank: from 1. score: the calibrated probability that the user takes the item next, in (0, 1); for `search` and
+    `similar` a cosine. recall_score: stage one's log-odds, up to a constant per user. rerank_score: GPT-2's
+    logit, None where it did not read the item. reasons: the sources that found it, or sentences when explained.
+    """
+
+    item_id: str
+    rank: int
+    score: float
+    title: str = ""
+    recall_score: float | None = None
+    rerank_score: float | None = None
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RecommendationList:
+    """A user's list, best first.
+
+    note: said when the list is not what was asked for, e.g. a popular list for somebody unknown; "" otherwise.
+    ignored_history: how many items of the given history the catalogue does not know.
+    """
+
+    items: tuple[Recommendation, ...]
+    user_id: str | None = None
+    note: str = ""
+    ignored_history: int = 0
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __iter__(self) -> Iterator[Recommendation]:
+        return iter(self.items)
+
+    def __getitem__(self, place: int) -> Recommendation:
+        return self.items[place]
+
+    @property
+    def item_ids(self) -> list[str]:
+        """The ids, best first."""
+        return [item.item_id for item in self.items]
+
+    def to_frame(self) -> pd.DataFrame:
+        """Columns user_id, item_id, rank, score, title; one row per item, best first."""
+        return pd.DataFrame(
+            {
+                "user_id": [self.user_id] * len(self),
+                "item_id": self.item_ids,
+                "rank": [item.rank for item in self.items],
+                "score": [item.score for item in self.items],
+                "title": [item.title for item in self.items],
+            }
+        )
