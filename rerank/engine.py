@@ -2,8 +2,8 @@
 
 Attention of a candidate token has two parts. All candidate queries of a user meet the user's context keys in ONE matrix
 product; each candidate meets its own earlier tokens apart. The parts are joined in one softmax, so the result equals
-the plain forward of one pair up to rounding. The last block computes queries and the feed-forward part only for the row where the
-score is read. The functions are differentiable: training uses the same code.
+the plain forward of one pair up to rounding. The last block computes queries and the feed-forward part only for the
+row where the score is read. The functions are differentiable: training uses the same code.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from rerank.attention import Part, attend, join
-from rerank.packing import CandidateLayout, ContextLayout, Slots
+from rerank.packing import CandidateLayout, ContextLayout, Slots, candidate_layout, context_layout
 
 
 class Block(Protocol):
@@ -100,6 +100,21 @@ def run_candidates(
             attended = _attend(block, q, k, v, layout, states, number, only_last=False)
         rows = block.finish(rows, attended)
     return rows
+
+
+def extend_context(blocks: Sequence[Block], rows: torch.Tensor, states: ContextStates) -> ContextStates:
+    """States of ONE user whose context grew at its end. rows: embeddings of the new tokens, packed (n_new, width)."""
+    layout = candidate_layout(states.layout.lengths, [1], [len(rows)], rows.device)
+    keys, values = [], []
+    for number, block in enumerate(blocks):
+        normed = block.norm_1(rows)
+        is_last = number == len(blocks) - 1
+        q, k, v = (None, *block.kv(normed).chunk(2, dim=-1)) if is_last else block.qkv(normed).chunk(3, dim=-1)
+        for found, old, new in ((keys, states.keys, k), (values, states.values, v)):
+            found.append(torch.cat([old[number], heads(new.unsqueeze(0), block.n_head)], dim=2))
+        if q is not None:
+            rows = block.finish(rows, _attend(block, q, k, v, layout, states, number, only_last=False))
+    return ContextStates(keys, values, context_layout(states.layout.lengths + layout.own.width, rows.device))
 
 
 def _attend(

@@ -11,6 +11,7 @@ import numpy as np
 from transformers import GPT2ForSequenceClassification, PreTrainedTokenizerBase
 
 from rerank.config import RerankConfig
+from rerank.context_cache import ContextCache
 from rerank.encode import Encoder
 from rerank.inputs import RerankInput
 from rerank.model import SoftTokens
@@ -36,6 +37,7 @@ class Reranker:
         template: Template | None = None,
         device: str = "auto",
         precision: str = "auto",
+        context_cache_mb: int = 0,
     ) -> None:
         place = resolve_device(device)
         self.gpt2 = gpt2.to(place).eval()
@@ -44,17 +46,31 @@ class Reranker:
         self.config = config
         self.encoder = Encoder(config, tokenizer, n_positions=gpt2.config.n_positions, template=template)
         self.scorer = Scorer(self.gpt2, self.soft, dtype=resolve_dtype(precision, place))
+        self.context_cache = ContextCache(max_bytes=context_cache_mb << 20) if context_cache_mb else None
 
     @classmethod
-    def load(cls, directory: str | Path, *, device: str = "auto", precision: str = "auto") -> Reranker:
+    def load(
+        cls, directory: str | Path, *, device: str = "auto", precision: str = "auto", context_cache_mb: int = 0
+    ) -> Reranker:
         """Load what `save` wrote, or any GPT-2 classifier with one label and a tokenizer.
 
-        precision: `auto` is bfloat16 where the hardware has it, else float32; `float32` is exact.
+        Args:
+            precision: `auto` is bfloat16 where the hardware has it, else float32; `float32` is exact.
+            context_cache_mb: memory for the context states of users who come again (used by `score`), 0 = none.
         """
         gpt2, tokenizer, soft, config, template = load_parts(directory)
         if config is None:
             config = foreign_config(gpt2)
-        return cls(gpt2, tokenizer, soft, config, template=template, device=device, precision=precision)
+        return cls(
+            gpt2,
+            tokenizer,
+            soft,
+            config,
+            template=template,
+            device=device,
+            precision=precision,
+            context_cache_mb=context_cache_mb,
+        )
 
     @property
     def fingerprint(self) -> str:
@@ -72,7 +88,9 @@ class Reranker:
 
     def score(self, given: RerankInput) -> np.ndarray:
         """float32 (n_candidates,): higher is better, in the order of the candidates given."""
-        return self.score_many([given])[0]
+        if self.context_cache is None:
+            return self.score_many([given])[0]
+        return self.scorer.score_returning(self.encoder.encode(given), self.context_cache)
 
     def score_many(self, inputs: Sequence[RerankInput]) -> list[np.ndarray]:
         """Scores of every input, in order. The result for one input does not depend on its neighbours."""

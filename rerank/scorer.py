@@ -15,8 +15,9 @@ from transformers import GPT2ForSequenceClassification
 
 from rerank.assemble import Embedder
 from rerank.blocks import FrozenBlock
+from rerank.context_cache import ContextCache
 from rerank.encode import Encoded
-from rerank.engine import ContextStates, run_candidates, run_context
+from rerank.engine import ContextStates, extend_context, run_candidates, run_context
 from rerank.model import SoftTokens
 from rerank.packing import candidate_layout, context_layout
 
@@ -55,10 +56,26 @@ class Scorer:
                     scores[group[i]][start:stop] = values
         return scores
 
+    @torch.inference_mode()
+    def score_returning(self, encoded: Encoded, cache: ContextCache) -> np.ndarray:
+        """Scores of one input whose context may have been seen before, whole or up to its newest tokens."""
+        if not encoded.n_candidates:
+            return np.zeros(0, dtype=np.float32)
+        states = cache.states(encoded, self)
+        parts = self._parts([encoded])
+        found = [self.candidates([part_of(encoded, start, stop)], states) for ((_, start, stop),) in parts]
+        return np.concatenate(found)
+
     def contexts(self, batch: Sequence[Encoded]) -> ContextStates:
         """Keys and values of the contexts of a batch."""
         layout = context_layout([encoded.n_context for encoded in batch], self.embedder.device)
         return run_context(self.blocks, self.embedder.contexts(batch, layout), layout)
+
+    def grow(self, encoded: Encoded, states: ContextStates) -> ContextStates:
+        """States of `encoded`, of whose context tokens the first ones are those of `states`."""
+        layout = context_layout([encoded.n_context], self.embedder.device)
+        rows = self.embedder.contexts([encoded], layout)
+        return extend_context(self.blocks, rows[int(states.layout.lengths[0]) :], states)
 
     def candidates(self, batch: Sequence[Encoded], states: ContextStates) -> np.ndarray:
         """float32 scores of all candidates of a batch, packed, against the states of the same users."""
