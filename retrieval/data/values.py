@@ -111,10 +111,9 @@ def read_texts(column: pa.Array | list) -> Texts:
 
 
 def _clean(column: pa.Array, wrong: dict[str, np.ndarray]) -> Texts:
-    texts = arrow.filled(column, "")
+    texts, n_cut = arrow.cut(arrow.filled(column, ""), MAX_TEXT_CHARS)  # first: the rest then costs no more than this
     if arrow.matches(texts, _CONTROLS).any():
         texts = arrow.without(texts, _CONTROLS)
-    texts, n_cut = arrow.cut(texts, MAX_TEXT_CHARS)
     return Texts(texts, wrong, n_cut)
 
 
