@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +12,12 @@ import pandas as pd
 from indexes import Hits
 from indexes.filters import filter_mask
 from retrieval.candidates import gather_candidates
+from retrieval.config import Config
 from retrieval.data import IdMap, canonical_id
 from retrieval.explain import explain_item, found_by
 from retrieval.results import Recommendation, RecommendationList
 from retrieval.sources import Queries
+from retrieval.stage_one import SourceSettings
 from retrieval.two_stage import Ranked, TwoStage, context_of
 
 MAX_K = 1_000
@@ -26,15 +28,16 @@ Filters = str | Mapping[str, object] | None
 class Recommender:
     """A fitted two-stage recommender and the histories of the users it knows. Nothing changes it.
 
-    histories: per user row of `users` int64 item rows, oldest first. keep_seen: whether seen items may be recommended.
-    facts: what the bundle's manifest tells (version, figures).
+    histories: per user row of `users` int64 item rows, oldest first.
+    config, settings: how it was fitted. facts: what the bundle's manifest tells (version, figures).
     """
 
     model: TwoStage
     users: IdMap
     histories: Sequence[np.ndarray]
-    keep_seen: bool
-    facts: Mapping[str, object]
+    config: Config
+    settings: SourceSettings
+    facts: Mapping[str, object] = field(default_factory=dict)
 
     @classmethod
     def load(
@@ -198,7 +201,7 @@ class Recommender:
 
     def _queries(self, rows: Sequence[np.ndarray]) -> Queries:
         empty = np.empty(0, dtype=np.int64)
-        return self.model.catalogue.queries(rows, exclude=[empty] * len(rows) if self.keep_seen else None)
+        return self.model.catalogue.queries(rows, exclude=[empty] * len(rows) if self.config.keep_seen else None)
 
     def _rank(self, rows: Sequence[np.ndarray], *, k: int, filters: Filters) -> Ranked:
         depth = _check_k(k)

@@ -48,32 +48,31 @@ from retrieval.sources import (
     RepeatSource,
     Source,
 )
+from retrieval.stage_one import SourceSettings
 from retrieval.two_stage import TwoStage
 
 FORMAT_VERSION = 1
 
 
 def save_bundle(
-    root: Path,
-    model: TwoStage,
-    *,
-    users: IdMap,
-    histories: Sequence[np.ndarray],
-    config: Config,
-    evaluation: Mapping[str, Any] | None = None,
-    keep: int = 3,
+    root: Path, recommender: Recommender, *, evaluation: Mapping[str, Any] | None = None, keep: int = 3
 ) -> Path:
-    """Publish a fitted model as the new current version of the bundle at root; returns the version's directory.
+    """Publish a recommender as the new current version of the bundle at root; returns the version's directory.
+
+    Args:
+        evaluation: stored as evaluation.json; the final list's figures also stand in the manifest.
+        keep: how many versions stay.
 
     Raises:
         indexes.Locked: somebody else publishes there. OSError: the disk is full; the old version stays current.
     """
+    model = recommender.model
     facts = {
         "kind": "tandem-bundle",
         "format_version": FORMAT_VERSION,
         "n_items": model.catalogue.n_items,
-        "n_users": len(users),
-        "n_interactions": int(sum(len(history) for history in histories)),
+        "n_users": len(recommender.users),
+        "n_interactions": int(sum(len(history) for history in recommender.histories)),
         "encoder": model.catalogue.encoder.name,
         "encoder_fingerprint": model.catalogue.encoder.fingerprint,
         "encoder_precision": model.catalogue.encoder.precision,
@@ -82,25 +81,15 @@ def save_bundle(
         "fusion_contributions": _contributions(model.final_fusion),
         "figures": dict((evaluation or {}).get("stages", {}).get("final", {})),
     }
-
-    def fill(directory: Path) -> None:
-        _write(directory, model, users, histories, config, evaluation)
-
-    return publish(root, fill, facts=facts, keep=keep)
+    return publish(root, lambda directory: _write(directory, recommender, evaluation), facts=facts, keep=keep)
 
 
 def _contributions(fusion: Fusion) -> dict[str, float]:
     return {part: fusion.figures["fused"]["fitted"] - value for part, value in fusion.figures["without"].items()}
 
 
-def _write(
-    directory: Path,
-    model: TwoStage,
-    users: IdMap,
-    histories: Sequence[np.ndarray],
-    config: Config,
-    evaluation: Mapping[str, Any] | None,
-) -> None:
+def _write(directory: Path, recommender: Recommender, evaluation: Mapping[str, Any] | None) -> None:
+    model, histories = recommender.model, recommender.histories
     catalogue = model.catalogue
     dense = next(source for source in model.sources if isinstance(source, DenseSource))
     catalogue.encoder.save(directory / "encoder")
@@ -111,7 +100,7 @@ def _write(
     rows = np.concatenate([*histories, np.empty(0, dtype=np.int64)]).astype(np.int32)
     table = pa.table(
         {
-            "user_id": pa.array(list(users.ids), pa.string()),
+            "user_id": pa.array(list(recommender.users.ids), pa.string()),
             "history": pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(rows)),
         }
     )
@@ -121,7 +110,8 @@ def _write(
     save_arrays(_source_arrays(model.sources), directory / "sources.safetensors")
     if model.reranker is not None:
         model.reranker.save(directory / "reranker")
-    _write_json(directory / "config.json", config.to_dict())
+    _write_json(directory / "config.json", recommender.config.to_dict())
+    _write_json(directory / "settings.json", asdict(recommender.settings))
     _write_json(
         directory / "fusion.json",
         {"recall": _fusion_dict(model.recall_fusion), "final": _fusion_dict(model.final_fusion)},
@@ -182,8 +172,8 @@ def load_bundle(bundle: Path, *, device: str = "auto", precision: str = "auto", 
     facts = dict(manifest.facts)
     if facts.get("kind") != "tandem-bundle" or facts.get("format_version") != FORMAT_VERSION:
         raise ValueError(
-            f"{directory}: expected a tandem bundle of format {FORMAT_VERSION}, got kind {facts.get('kind')!r} of format "
-            f"{facts.get('format_version')!r}; build it again with this version, or install the version that wrote it"
+            f"{directory}: expected a tandem bundle of format {FORMAT_VERSION}, got kind {facts.get('kind')!r} of "
+            f"format {facts.get('format_version')!r}; build it again with this version, or install the version that wrote it"
         )
     config = config_from(_read_json(directory / "config.json"))
     encoder = TextEncoder.load(str(directory / "encoder"), device=device, precision=str(facts["encoder_precision"]))
@@ -209,7 +199,8 @@ def load_bundle(bundle: Path, *, device: str = "auto", precision: str = "auto", 
         final_fusion=_fusion(fusions["final"]),
     )
     users, histories = _load_users(directory / "users.parquet")
-    return Recommender(model, users, histories, config.keep_seen, {"directory": str(directory), **facts})
+    settings = SourceSettings(**_read_json(directory / "settings.json"))
+    return Recommender(model, users, histories, config, settings, {"directory": str(directory), **facts})
 
 
 def _same(found: str, expected: object, place: Path) -> None:

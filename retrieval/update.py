@@ -1,0 +1,138 @@
+"""A new catalogue for a fitted recommender: items come, go and change their texts; what was learned stays.
+
+Only texts that changed are embedded. A new item is placed by its text: it has no residual and no co-occurrence, and
+takes part in the neighbours through the text similarity that validation gave a weight.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+import torch
+
+from indexes import build_index
+from retrieval.catalogue import Catalogue, render_items
+from retrieval.data import IdMap, Interactions, Items
+from retrieval.encoder.heads import RecallHead
+from retrieval.encoder.train import embed_items
+from retrieval.fit import histories_of
+from retrieval.recommend import Recommender
+from retrieval.sources import (
+    ContentSource,
+    DenseSource,
+    ItemItemSource,
+    LexicalSource,
+    PopularSource,
+    RepeatSource,
+    Source,
+)
+from retrieval.sources.item_items import content_matrix
+
+
+def add_items(recommender: Recommender, frame: pd.DataFrame) -> Recommender:
+    """A recommender that also knows these items: columns item_id, title and whatever else the catalogue has.
+
+    Raises:
+        ValueError: an item that is already there, or the same id twice.
+    """
+    old = recommender.model.catalogue.items
+    ids = IdMap.of(frame["item_id"])
+    known = [item_id for item_id in ids.ids if item_id in old.ids]
+    if known:
+        raise ValueError(f"add_items: expected new items, got known ones: {known[:5]}; replace_catalogue changes texts")
+    joined = pd.concat([old.frame, frame.assign(item_id=list(ids.ids))], ignore_index=True)
+    text = [name for name in ("title", "description", "category", "brand") if name in joined]
+    joined[text] = joined[text].fillna("").astype(str)
+    return replace_catalogue(recommender, Items(IdMap.of(joined["item_id"]), joined))
+
+
+def replace_catalogue(recommender: Recommender, items: Items, interactions: Interactions | None = None) -> Recommender:
+    """The same models over another item table, matched by item id; items that are gone leave histories too.
+
+    Args:
+        interactions: newer histories of the users (over `items`), for serving; the models are not trained on them.
+
+    Raises:
+        ValueError: no item of the old catalogue is left, so that nothing learned applies.
+    """
+    model = recommender.model
+    place = model.catalogue.items.ids.to_rows(items.ids.ids, unknown="ignore")
+    if not (place >= 0).any():
+        raise ValueError("replace_catalogue: the new items share no id with the bundle; fit a new one")
+    catalogue = _catalogue(model.catalogue, items, place, recommender)
+    sources = tuple(_source(source, catalogue, place, recommender) for source in model.sources)
+    if interactions is None:
+        new_row = np.full(model.catalogue.n_items, -1, dtype=np.int64)
+        new_row[place[place >= 0]] = np.flatnonzero(place >= 0)
+        moved = [new_row[history] for history in recommender.histories]
+        users, histories = recommender.users, [rows[rows >= 0] for rows in moved]
+    else:
+        users, histories = interactions.users, histories_of(interactions)
+    changed = replace(model, catalogue=catalogue, sources=sources)
+    return replace(recommender, model=changed, users=users, histories=histories)
+
+
+def _catalogue(old: Catalogue, items: Items, place: np.ndarray, recommender: Recommender) -> Catalogue:
+    """Texts rendered anew, vectors taken over where the text is the same."""
+    texts, titles = render_items(items, old.text_config)
+    vectors = np.empty((len(texts), old.text_vectors.shape[1]), dtype=np.float32)
+    same = np.array([p >= 0 and old.texts[p] == text for p, text in zip(place, texts, strict=True)])
+    vectors[same] = old.text_vectors[place[same]]
+    changed = np.flatnonzero(~same)
+    if len(changed):
+        vectors[changed] = old.encoder.encode([texts[row] for row in changed])
+    config = recommender.config
+    index = build_index(vectors, family=config.index.family, seed=config.seed)
+    return Catalogue(items, texts, titles, vectors, index, old.encoder, old.text_config)
+
+
+def _source(source: Source, catalogue: Catalogue, place: np.ndarray, recommender: Recommender) -> Source:
+    config = recommender.config
+    if isinstance(source, DenseSource):
+        head = _moved_head(source.head, place, catalogue)
+        vectors = embed_items(head, catalogue.text_vectors)
+        return DenseSource(head, build_index(vectors, family=config.index.family, seed=config.seed), vectors)
+    if isinstance(source, ItemItemSource):
+        matrix = _moved_matrix(source.matrix, place)
+        weight = recommender.settings.neighbours_content if source.name == "neighbours" else 0.0
+        if weight and (place < 0).any():
+            matrix = matrix + weight * _links_of_new(catalogue.text_vectors, place < 0)
+        return ItemItemSource(source.name, sp.csr_matrix(matrix), decay=source.decay)
+    if isinstance(source, ContentSource):
+        return ContentSource(catalogue.encoder, catalogue.index, catalogue.text_vectors)
+    if isinstance(source, LexicalSource):
+        return LexicalSource(catalogue.texts, query_words=source.query_words)
+    if isinstance(source, PopularSource):
+        least = source.scores.min(initial=0)
+        return PopularSource.of_scores(np.where(place >= 0, source.scores[place], least).astype(np.float32))
+    if isinstance(source, RepeatSource):
+        return RepeatSource(catalogue.n_items, decay=source.decay)
+    raise TypeError(f"replace_catalogue: no way to move source {source.name!r}")
+
+
+def _moved_head(head: RecallHead, place: np.ndarray, catalogue: Catalogue) -> RecallHead:
+    """The head with its residuals in the new order; new items have a residual of zero, which is none."""
+    moved = RecallHead(head.config, text_dim=catalogue.text_vectors.shape[1], n_items=catalogue.n_items)
+    state = dict(head.state_dict())
+    rows = torch.from_numpy(np.maximum(place, 0))
+    known = torch.from_numpy(place >= 0).unsqueeze(1)
+    state["residual.weight"] = state["residual.weight"].cpu()[rows] * known
+    moved.load_state_dict(state)
+    return moved.to(next(head.parameters()).device).eval()
+
+
+def _moved_matrix(matrix: sp.csr_matrix, place: np.ndarray) -> sp.csr_matrix:
+    """Rows and columns in the new order, empty for new items."""
+    known = np.flatnonzero(place >= 0)
+    move = sp.csr_matrix((np.ones(len(known), np.float32), (known, place[known])), shape=(len(place), matrix.shape[0]))
+    return sp.csr_matrix(move @ matrix @ move.T)
+
+
+def _links_of_new(vectors: np.ndarray, is_new: np.ndarray) -> sp.csr_matrix:
+    """The text similarities in which a new item takes part."""
+    every = content_matrix(vectors).tocoo()
+    kept = is_new[every.row] | is_new[every.col]
+    return sp.csr_matrix((every.data[kept], (every.row[kept], every.col[kept])), shape=every.shape)
