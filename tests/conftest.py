@@ -1,0 +1,65 @@
+"""Fixtures shared by all tests: the world of tests/world.py, fitted once per session."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from retrieval.config import Config
+from retrieval.data import Interactions, Items
+from retrieval.encoder.text_encoder import TextEncoder
+from retrieval.fit import Fitted, fit, histories_of
+from retrieval.recommend import Recommender
+from retrieval.storage import save_bundle
+from tests import world
+
+
+@pytest.fixture(scope="session")
+def items() -> Items:
+    """The world's item table."""
+    return world.make_items()
+
+
+@pytest.fixture(scope="session")
+def interactions(items: Items) -> Interactions:
+    """The world's interaction table."""
+    return world.make_interactions(items)
+
+
+@pytest.fixture(scope="session")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> TextEncoder:
+    """A tiny text encoder in float32."""
+    return world.make_encoder(tmp_path_factory.mktemp("encoder"))
+
+
+@pytest.fixture(scope="session")
+def config() -> Config:
+    """The configuration that `fitted` was fitted with."""
+    return world.tiny_config()
+
+
+@pytest.fixture(scope="session")
+def fitted(items: Items, interactions: Interactions, config: Config, encoder: TextEncoder) -> Fitted:
+    """A recommender fitted on the whole world. Nobody may change it."""
+    return fit(items, interactions, config, encoder=encoder)
+
+
+@pytest.fixture(scope="session")
+def unpublished(fitted: Fitted, interactions: Interactions, config: Config) -> Recommender:
+    """A recommender around `fitted` that has never been on disk."""
+    return Recommender(fitted.model, interactions.users, histories_of(interactions), config, fitted.settings)
+
+
+@pytest.fixture(scope="session")
+def bundle(unpublished: Recommender, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The root of a published bundle of `fitted`. Nobody may change it: copy it first."""
+    root = tmp_path_factory.mktemp("bundles") / "world"
+    save_bundle(root, unpublished)
+    return root
+
+
+@pytest.fixture(scope="session")
+def recommender(bundle: Path) -> Recommender:
+    """The bundle, loaded."""
+    return Recommender.load(bundle, device="cpu", precision="float32")
