@@ -16,10 +16,12 @@ from pathlib import Path
 
 import numpy as np
 
-from retrieval.catalogue import make_catalogue
+from rerank import Reranker
+from retrieval.catalogue import Catalogue, make_catalogue
 from retrieval.config import Config
 from retrieval.data import Interactions, Items
 from retrieval.encoder.text_encoder import TextEncoder
+from retrieval.encoder.train import TrainedHead
 from retrieval.fit_steps import (
     cross_fitted_lists,
     fit_final_fusion,
@@ -49,6 +51,11 @@ class Fitted:
     settings: SourceSettings
     seconds: dict[str, float] = field(default_factory=dict)
     record: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def validation_ndcg(self) -> float:
+        """NDCG@10 of the final list on validation users the fusion was not fitted on (cross-validated)."""
+        return self.model.final_fusion.figures["fused"]["held_out"]
 
 
 class Clock:
@@ -114,12 +121,14 @@ def fit(
     say: Say = lambda message: None,
     progress: bool = False,
     checkpoints: Path | None = None,
+    settings: SourceSettings | None = None,
 ) -> Fitted:
     """Fit everything on these interactions.
 
     Args:
         say: told in one line what begins. progress: show bars too.
         checkpoints: a directory for the reranker's checkpoints; an interrupted fit goes on from there.
+        settings: of an earlier fit, taken over instead of chosen.
 
     Raises:
         ValueError: too little data (see `hold_out`, `train_head`).
@@ -128,19 +137,51 @@ def fit(
     with clock.step("embed", f"embed {len(items):,} items"):
         encoder = encoder or load_encoder(config)
         catalogue = make_catalogue(
-            items,
-            encoder,
-            text_config=config.text,
-            family=config.index.family,
-            seed=config.seed,
-            progress=progress,
+            items, encoder, text_config=config.text, family=config.index.family, seed=config.seed, progress=progress
         )
     histories = histories_of(interactions)
     base, validation = hold_out(
         histories, max_users=config.lists.validation_users, keep_seen=config.keep_seen, seed=config.seed
     )
+    draft, settings, head = _fit_recall(catalogue, base, validation, config, settings, clock, progress)
+    stop, rest = split_validation(validation, share=config.lists.stop_share, seed=config.seed)
+    if config.use_reranker:
+        shown = shown_of(interactions)
+        reranker = _fit_reranker(draft, base, shown, stop, settings, config, clock, progress, checkpoints)
+    else:
+        reranker = None
+    with clock.step("fusion", "fit the final fusion on validation"):
+        plain_fusion = fit_final_fusion(draft, rest, config)
+        final_fusion = fit_final_fusion(replace(draft, reranker=reranker), rest, config) if reranker else plain_fusion
+    with clock.step("refit", "fit head and sources again on all interactions"):
+        label = "recall head" if progress else None
+        head_again = train_recall_head(catalogue, histories, config, passes=head.passes, progress=label)
+        sources = sources_on(catalogue, histories, head_again, settings, config)
+    model = replace(draft, sources=sources, reranker=reranker, final_fusion=final_fusion)
+    without = replace(model, reranker=None, final_fusion=plain_fusion)
+    record: dict[str, object] = {
+        "n_validation_users": len(validation.targets),
+        "recall_fusion": draft.recall_fusion.figures,
+        "final_fusion": final_fusion.figures,
+        "final_fusion_without_rerank": plain_fusion.figures,
+        "head_curve": head.curve,
+        "source_settings": asdict(settings),
+    }
+    return Fitted(model, without, settings, clock.seconds, record)
+
+
+def _fit_recall(
+    catalogue: Catalogue,
+    base: list[np.ndarray],
+    validation: Validation,
+    config: Config,
+    settings: SourceSettings | None,
+    clock: Clock,
+    progress: bool,
+) -> tuple[TwoStage, SourceSettings, TrainedHead]:
+    """Settings, head, sources and the fusion that orders their union: a two-stage model without a second stage."""
     with clock.step("choose", "choose neighbour and EASE settings on validation"):
-        settings = choose_settings(catalogue, base, validation, seed=config.seed)
+        settings = settings or choose_settings(catalogue, base, validation, seed=config.seed)
     with clock.step("train_encoder", "train the recall head"):
         label = "recall head" if progress else None
         head = train_recall_head(catalogue, base, config, validation=validation, progress=label)
@@ -148,42 +189,37 @@ def fit(
     with clock.step("build", "fit the candidate sources"):
         sources = sources_on(catalogue, base, head, settings, config)
     with clock.step("fusion", "fit the recall fusion on validation"):
-        recall_fusion = fit_recall_fusion(catalogue, sources, validation, config)
-    reranker = None
-    stop, rest = split_validation(validation, share=config.lists.stop_share, seed=config.seed)
-    if config.use_reranker:
-        with clock.step("lists", "make the reranker's training lists"):
-            shown = shown_of(interactions)
-            lists = cross_fitted_lists(catalogue, base, shown, recall_fusion, settings, config, progress=progress)
-        with clock.step("train_reranker", f"train the reranker on {len(lists):,} lists"):
-            reranker = train_on_lists(
-                catalogue,
-                sources,
-                lists,
-                stop,
-                recall_fusion,
-                config,
-                progress=progress,
-                checkpoints=checkpoints,
-            )
-    with clock.step("fusion", "fit the final fusion on validation"):
-        plain = TwoStage(catalogue, sources, config.depths, recall_fusion, None, recall_fusion)
-        plain_fusion = fit_final_fusion(plain, rest, config)
-        final_fusion = fit_final_fusion(replace(plain, reranker=reranker), rest, config) if reranker else plain_fusion
-    with clock.step("refit", "fit head and sources again on all interactions"):
-        head_again = train_recall_head(catalogue, histories, config, passes=head.passes, progress=label)
-        sources = sources_on(catalogue, histories, head_again, settings, config)
-    model = TwoStage(catalogue, sources, config.depths, recall_fusion, reranker, final_fusion)
-    without = replace(model, reranker=None, final_fusion=plain_fusion)
-    record: dict[str, object] = {
-        "n_validation_users": len(validation.targets),
-        "recall_fusion": recall_fusion.figures,
-        "final_fusion": final_fusion.figures,
-        "final_fusion_without_rerank": plain_fusion.figures,
-        "head_curve": head.curve,
-        "source_settings": asdict(settings),
-    }
-    return Fitted(model, without, settings, clock.seconds, record)
+        fusion = fit_recall_fusion(catalogue, sources, validation, config)
+    return TwoStage(catalogue, sources, config.depths, fusion, None, fusion), settings, head
+
+
+def _fit_reranker(
+    draft: TwoStage,
+    base: list[np.ndarray],
+    shown: list[np.ndarray] | None,
+    stop: Validation,
+    settings: SourceSettings,
+    config: Config,
+    clock: Clock,
+    progress: bool,
+    checkpoints: Path | None,
+) -> Reranker | None:
+    """Lists from cross-fitted sources, then GPT-2 trained on them."""
+    with clock.step("lists", "make the reranker's training lists"):
+        lists = cross_fitted_lists(
+            draft.catalogue, base, shown, draft.recall_fusion, settings, config, progress=progress
+        )
+    with clock.step("train_reranker", f"train the reranker on {len(lists):,} lists"):
+        return train_on_lists(draft, lists, stop, config, progress=progress, checkpoints=checkpoints)
+
+
+def refit(fitted: Fitted, interactions: Interactions, config: Config, *, progress: bool = False) -> TwoStage:
+    """The same settings, reranker and fusions, with head and sources fitted on these interactions (same items)."""
+    histories = histories_of(interactions)
+    catalogue = fitted.model.catalogue
+    label = "recall head" if progress else None
+    head = train_recall_head(catalogue, histories, config, passes=fitted.settings.head_passes, progress=label)
+    return replace(fitted.model, sources=sources_on(catalogue, histories, head, fitted.settings, config))
 
 
 def split_validation(validation: Validation, *, share: float, seed: int) -> tuple[Validation, Validation]:

@@ -165,18 +165,16 @@ def cross_fitted_lists(
 
 
 def train_on_lists(
-    catalogue: Catalogue,
-    sources: tuple[Source, ...],
+    model: TwoStage,
     lists: list[RerankList],
     stop: Validation,
-    recall_fusion: Fusion,
     config: Config,
     *,
     progress: bool = False,
     checkpoints: Path | None = None,
 ) -> Reranker | None:
     """Train GPT-2 on the lists, stopped early by the validation users of `stop`; None when there are no lists."""
-    model = TwoStage(catalogue, sources, config.depths, recall_fusion, None, recall_fusion)
+    catalogue = model.catalogue
     held: list[RerankList] = []
     queries = validation_queries(catalogue, stop)
     for part in in_batches(len(queries), BATCH_USERS):
@@ -192,7 +190,7 @@ def train_on_lists(
     rerank = replace(
         config.rerank,
         vector_dim=catalogue.text_vectors.shape[1] if config.rerank.vector_dim else 0,
-        n_features=len(feature_names(sources)) if config.rerank.vector_dim else 0,
+        n_features=len(feature_names(model.sources)) if config.rerank.vector_dim else 0,
         seed=config.seed,
     )
     items = max(rerank.max_history_items, 1)

@@ -165,6 +165,14 @@ def check_bundle(bundle: Path) -> dict[str, Any]:
     return {"directory": str(directory), "n_files": len(manifest.files), **dict(manifest.facts)}
 
 
+def read_settings(bundle: Path) -> tuple[Config, SourceSettings]:
+    """How a bundle was fitted, verified, without loading its models."""
+    directory = resolve(bundle)
+    verify_directory(directory)
+    settings = SourceSettings(**_read_json(directory / "settings.json"))
+    return config_from(_read_json(directory / "config.json")), settings
+
+
 def load_bundle(bundle: Path, *, device: str = "auto", precision: str = "auto", verify: bool = True) -> Recommender:
     """See `Recommender.load`."""
     directory = resolve(bundle)
@@ -173,7 +181,7 @@ def load_bundle(bundle: Path, *, device: str = "auto", precision: str = "auto", 
     if facts.get("kind") != "tandem-bundle" or facts.get("format_version") != FORMAT_VERSION:
         raise ValueError(
             f"{directory}: expected a tandem bundle of format {FORMAT_VERSION}, got kind {facts.get('kind')!r} of "
-            f"format {facts.get('format_version')!r}; build it again with this version, or install the version that wrote it"
+            f"format {facts.get('format_version')!r}; build it again, or install the version that wrote it"
         )
     config = config_from(_read_json(directory / "config.json"))
     encoder = TextEncoder.load(str(directory / "encoder"), device=device, precision=str(facts["encoder_precision"]))

@@ -38,8 +38,8 @@ class TextConfig:
     budgets: Mapping[str, int] = field(
         default_factory=lambda: {"title": 48, "category": 24, "brand": 12, "description": 96}
     )
-    history_items: int = 12
-    history_tokens: int = 192
+    history_items: int = 6
+    history_tokens: int = 96
 
     def __post_init__(self) -> None:
         for name in ("item_template", "history_template"):

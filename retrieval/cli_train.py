@@ -1,0 +1,301 @@
+"""The verbs that make bundles and measure them: fit, train-encoder, train-reranker, build-index, evaluate, demo."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from retrieval.config import Config
+    from retrieval.data import Interactions, Items
+
+ItemsPath = Annotated[Path, typer.Option("--items", help="Item table: parquet, CSV or JSON lines; a file or a folder.")]
+InteractionsPath = Annotated[Path, typer.Option("--interactions", help="Who took what when; a file or a folder.")]
+OutPath = Annotated[Path, typer.Option("--out", help="The bundle: a directory that keeps versions, made if missing.")]
+ConfigPath = Annotated[Path | None, typer.Option("--config", help="TOML file; see `tandem config` for every key.")]
+Sets = Annotated[list[str] | None, typer.Option("--set", help="SECTION.KEY=VALUE, wins over the file; repeatable.")]
+Maps = Annotated[
+    list[str] | None,
+    typer.Option("--map", help="NAME=COLUMN: what the file calls a column, e.g. user_id=customer; repeatable."),
+]
+Rejects = Annotated[Path | None, typer.Option("--rejects", help="Folder for refused rows, with file, row and reason.")]
+MaxBad = Annotated[int | None, typer.Option("--max-bad-rows", min=0, help="Stop above so many refused rows.")]
+KeepSeen = Annotated[
+    bool | None, typer.Option("--keep-seen/--mask-seen", help="May items come again that a user has seen?")
+]
+Device = Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda.")]
+Seed = Annotated[int | None, typer.Option("--seed", help="Seed of everything random.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the verbs to the application."""
+    app.command("demo")(demo)
+    app.command("fit")(fit)
+    app.command("train-encoder")(train_encoder)
+    app.command("train-reranker")(train_reranker)
+    app.command("build-index")(build_index)
+    app.command("evaluate")(evaluate)
+    app.command("config")(show_config)
+
+
+def _say(quiet: bool) -> Any:
+    started = time.monotonic()
+
+    def say(message: str) -> None:
+        if not quiet:
+            print(f"[{time.monotonic() - started:6.1f} s] {message}", file=sys.stderr, flush=True)
+
+    return say
+
+
+def _config(
+    path: Path | None, sets: list[str] | None, *, keep_seen: bool | None, device: str | None, seed: int | None
+) -> Config:
+    from retrieval.config import merge_values, parse_override, read_config
+
+    over: dict[str, Any] = {}
+    for text in sets or []:
+        over = merge_values(over, parse_override(text))
+    flags = {"keep_seen": keep_seen, "device": device, "seed": seed}
+    return read_config(path, merge_values(over, {name: value for name, value in flags.items() if value is not None}))
+
+
+def _column_map(maps: list[str] | None) -> dict[str, str]:
+    pairs = [text.partition("=") for text in maps or []]
+    for (name, equals, column), text in zip(pairs, maps or [], strict=True):
+        if not (name and equals and column):
+            raise ValueError(f"--map: expected NAME=COLUMN, got {text!r}")
+    return {name: column for name, _, column in pairs}
+
+
+def _read(
+    items: Path, interactions: Path, maps: list[str] | None, rejects: Path | None, max_bad_rows: int | None, say: Any
+) -> tuple[Items, Interactions]:
+    """Both tables; a mapped name goes to the table that knows it (item_id to both)."""
+    from retrieval.data import read_interactions, read_items
+
+    renamed = _column_map(maps)
+    ours = {"user_id", "timestamp", "event", "weight", "label", "rating"}
+    if rejects is not None:
+        rejects.mkdir(parents=True, exist_ok=True)
+    say(f"read {items}")
+    table = read_items(
+        items,
+        column_map={name: column for name, column in renamed.items() if name not in ours},
+        rejects=rejects / "items.rejects.jsonl" if rejects else None,
+        max_bad_rows=max_bad_rows,
+    )
+    say(f"read {interactions}")
+    taken = read_interactions(
+        interactions,
+        items=table,
+        column_map={name: column for name, column in renamed.items() if name in ours or name == "item_id"},
+        rejects=rejects / "interactions.rejects.jsonl" if rejects else None,
+        max_bad_rows=max_bad_rows,
+    )
+    for report in (table.report, taken.report):
+        if report is not None:
+            say(report.summary())
+    return table, taken
+
+
+def _fit_and_publish(
+    table: Items, taken: Interactions, config: Config, out: Path, say: Any, *, quiet: bool, settings: Any = None
+) -> Path:
+    from retrieval.fit import fit as fit_model
+    from retrieval.fit import histories_of
+    from retrieval.recommend import Recommender
+    from retrieval.storage import save_bundle
+
+    fitted = fit_model(
+        table,
+        taken,
+        config,
+        say=say,
+        progress=not quiet,
+        checkpoints=out / ".checkpoints",
+        settings=settings,
+    )
+    recommender = Recommender(fitted.model, taken.users, histories_of(taken), config, fitted.settings)
+    version = save_bundle(out, recommender)
+    say(f"published {version}; validation NDCG@10 {fitted.validation_ndcg:.4f}")
+    print(version)
+    return version
+
+
+def fit(
+    items: ItemsPath,
+    interactions: InteractionsPath,
+    out: OutPath,
+    config: ConfigPath = None,
+    sets: Sets = None,
+    maps: Maps = None,
+    rejects: Rejects = None,
+    max_bad_rows: MaxBad = None,
+    keep_seen: KeepSeen = None,
+    device: Device = None,
+    seed: Seed = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train both stages on your data and publish a bundle; prints the new version's directory.
+
+    Example: tandem fit --items items.parquet --interactions interactions.csv --out bundle
+    """
+    say = _say(quiet)
+    chosen = _config(config, sets, keep_seen=keep_seen, device=device, seed=seed)
+    table, taken = _read(items, interactions, maps, rejects, max_bad_rows, say)
+    _fit_and_publish(table, taken, chosen, out, say, quiet=quiet)
+
+
+def train_encoder(
+    items: ItemsPath,
+    interactions: InteractionsPath,
+    out: OutPath,
+    config: ConfigPath = None,
+    sets: Sets = None,
+    maps: Maps = None,
+    rejects: Rejects = None,
+    max_bad_rows: MaxBad = None,
+    keep_seen: KeepSeen = None,
+    device: Device = None,
+    seed: Seed = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train stage one only (recall) and publish a bundle without a reranker.
+
+    Example: tandem train-encoder --items items.parquet --interactions interactions.parquet --out bundle
+    """
+    say = _say(quiet)
+    chosen = _config(config, sets, keep_seen=keep_seen, device=device, seed=seed)
+    table, taken = _read(items, interactions, maps, rejects, max_bad_rows, say)
+    _fit_and_publish(table, taken, replace(chosen, use_reranker=False), out, say, quiet=quiet)
+
+
+def train_reranker(
+    bundle: Annotated[Path, typer.Argument(help="A bundle whose configuration and source settings are taken over.")],
+    items: ItemsPath,
+    interactions: InteractionsPath,
+    sets: Sets = None,
+    maps: Maps = None,
+    rejects: Rejects = None,
+    max_bad_rows: MaxBad = None,
+    device: Device = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train the GPT-2 reranker for a bundle on (newer) interactions and publish it as the bundle's next version.
+
+    Stage one is fitted again with the settings the bundle found, because its training lists must come from sources that
+    never saw the evaluated interactions.
+
+    Example: tandem train-reranker bundle --items items.parquet --interactions interactions.parquet
+    """
+    from retrieval.config import config_from, merge_values, parse_override
+    from retrieval.storage import read_settings
+
+    say = _say(quiet)
+    config, settings = read_settings(bundle)
+    over: dict[str, Any] = {"use_reranker": True, **({"device": device} if device else {})}
+    for text in sets or []:
+        over = merge_values(over, parse_override(text))
+    table, taken = _read(items, interactions, maps, rejects, max_bad_rows, say)
+    chosen = config_from(merge_values(config.to_dict(), over))
+    _fit_and_publish(table, taken, chosen, bundle, say, quiet=quiet, settings=settings)
+
+
+def build_index(
+    bundle: Annotated[Path, typer.Argument(help="The bundle to give a new catalogue.")],
+    items: ItemsPath,
+    interactions: Annotated[
+        Path | None, typer.Option("--interactions", help="Newer histories for serving (models are not trained).")
+    ] = None,
+    maps: Maps = None,
+    rejects: Rejects = None,
+    max_bad_rows: MaxBad = None,
+    device: Device = None,
+    quiet: Quiet = False,
+) -> None:
+    """Put a new item table into a bundle: embed what changed, build the indexes, publish the next version.
+
+    Example: tandem build-index bundle --items items.parquet
+    """
+    from retrieval.data import read_items
+    from retrieval.recommend import Recommender
+    from retrieval.storage import save_bundle
+    from retrieval.update import replace_catalogue
+
+    say = _say(quiet)
+    say(f"load {bundle}")
+    recommender = Recommender.load(bundle, device=device or "auto")
+    if interactions is not None:
+        table, taken = _read(items, interactions, maps, rejects, max_bad_rows, say)
+    else:
+        log = rejects / "items.rejects.jsonl" if rejects else None
+        table = read_items(items, column_map=_column_map(maps), rejects=log, max_bad_rows=max_bad_rows)
+        taken = None
+    say(f"index {len(table):,} items")
+    version = save_bundle(bundle, replace_catalogue(recommender, table, taken))
+    say(f"published {version}")
+    print(version)
+
+
+def evaluate(
+    items: ItemsPath,
+    interactions: InteractionsPath,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the evaluation as JSON.")] = None,
+    report: Annotated[Path | None, typer.Option("--report", help="Write a report: .html, .png or .txt.")] = None,
+    split: Annotated[str, typer.Option("--split", help="leave-last-out or time.")] = "leave-last-out",
+    name: Annotated[str | None, typer.Option("--name", help="What the data set is called in the report.")] = None,
+    max_users: Annotated[int | None, typer.Option("--max-users", min=1, help="Measure on so many test users.")] = None,
+    config: ConfigPath = None,
+    sets: Sets = None,
+    maps: Maps = None,
+    rejects: Rejects = None,
+    max_bad_rows: MaxBad = None,
+    keep_seen: KeepSeen = None,
+    device: Device = None,
+    seed: Seed = None,
+    quiet: Quiet = False,
+) -> None:
+    """Train on the past, rank all items for every test user, and compare every stage with the baselines.
+
+    Example: tandem evaluate --items items.parquet --interactions interactions.parquet --json evaluation.json
+    """
+    from retrieval.evaluate import evaluate as run
+    from retrieval.report import render_text, write_report
+
+    say = _say(quiet)
+    chosen = _config(config, sets, keep_seen=keep_seen, device=device, seed=seed)
+    table, taken = _read(items, interactions, maps, rejects, max_bad_rows, say)
+    label = name or items.resolve().parent.name
+    result, _ = run(table, taken, chosen, dataset=label, split=split, max_users=max_users, say=say, progress=not quiet)
+    if json_file is not None:
+        json_file.write_text(json.dumps(result, indent=1, default=float), encoding="utf-8")
+    if report is not None:
+        write_report(result, report)
+    print(render_text(result, bold=sys.stdout.isatty()))
+
+
+def show_config() -> None:
+    """Print every configuration key with its default, as JSON in the sections of the TOML file."""
+    from retrieval.config import Config
+
+    print(json.dumps(Config().to_dict(), indent=2))
+
+
+def demo(
+    out: Annotated[Path, typer.Option("--out", help="Where data, bundle and report go.")] = Path("demo"),
+    users: Annotated[int, typer.Option("--users", min=1, help="For how many users lists are shown.")] = 5,
+    device: Device = None,
+    quiet: Quiet = False,
+) -> None:
+    """The whole life on MovieLens-100K: fetch, train, evaluate, publish, check, recommend."""
+    from retrieval.demo import run_demo
+
+    run_demo(out, n_users=users, device=device or "auto", say=_say(quiet), progress=not quiet)
