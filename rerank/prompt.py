@@ -89,6 +89,10 @@ class Tokens:
         self._remember(fresh)
         return found
 
+    def forget(self) -> None:
+        """Forget all remembered texts."""
+        self._remembered.clear()
+
     def _tokenize(self, texts: Iterable[str]) -> dict[str, np.ndarray]:
         texts = list(texts)
         encoded = self.tokenizer(

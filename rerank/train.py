@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 from rerank.assemble import Embedder
 from rerank.blocks import LiveBlock
@@ -24,10 +25,10 @@ from rerank.engine import run_candidates, run_context
 from rerank.inputs import TrainingList
 from rerank.losses import LOSSES
 from rerank.metrics import ndcg_at_10
-from rerank.model import LoadedEncoder, build_model, words_of_encoder
+from rerank.model import LoadedEncoder, Words, build_model, words_of_encoder
 from rerank.precision import resolve_device, resolve_dtype
 from rerank.reranker import Reranker
-from rerank.scorer import Scorer
+from rerank.scorer import Scorer, part_of
 
 FEATURE_SAMPLE = 512
 """Training lists from which feature means and deviations are taken: some 50,000 rows are plenty."""
@@ -321,3 +322,28 @@ def _feature_statistics(lists: Sequence[TrainingList], n_features: int) -> tuple
         raise ValueError(f"expected {n_features} candidate_features in the training lists, found none or others")
     stacked = np.concatenate(features).astype(np.float64)
     return stacked.mean(0), stacked.std(0)
+
+
+def training_speed(
+    lists: Sequence[TrainingList],
+    config: RerankConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    precision: str,
+    pairwise: bool,
+    repeats: int = 3,
+) -> float:
+    """Lists per second of forward and backward over `lists`: shared contexts, or `pairwise` every pair in full."""
+    config = replace(config, precision=precision, batch_lists=len(lists))
+    run = _Run(lists, [lists[0]], config, Words(tokenizer), None, "cpu", None, lambda line: None)
+    run.model.train()
+    batch = [run.encoder.encode(entry.input) for entry in lists]
+    if pairwise:
+        batch = [part_of(encoded, i, i + 1) for encoded in batch for i in range(encoded.n_candidates)]
+    seconds = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        for part in (batch[i : i + 64] for i in range(0, len(batch), 64)) if pairwise else (batch,):
+            run.scores(part).sum().backward()
+        seconds.append(time.perf_counter() - started)
+    return len(lists) / min(seconds)
