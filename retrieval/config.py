@@ -75,7 +75,7 @@ class Config:
     use_reranker: bool = True
     text: TextConfig = field(default_factory=TextConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
-    head: HeadConfig = field(default_factory=lambda: HeadConfig(residual_dropout=0.6))
+    head: HeadConfig = field(default_factory=HeadConfig)
     head_training: HeadTraining = field(default_factory=HeadTraining)
     index: IndexConfig = field(default_factory=IndexConfig)
     depths: Depths = field(default_factory=Depths)
