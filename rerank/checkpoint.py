@@ -44,9 +44,9 @@ def load_checkpoint(directory: Path) -> tuple[dict[str, State], dict] | None:
 def optimizer_state(optimizer: torch.optim.Optimizer, names: Mapping[torch.nn.Parameter, str]) -> State:
     """Adam's moments and step counts by parameter name."""
     return {
-        f"{names[parameter]}|{key}": value if torch.is_tensor(value) else torch.tensor(float(value))
-        for parameter, state in optimizer.state.items()
-        for key, value in state.items()
+        f"{name}|{key}": value if torch.is_tensor(value) else torch.tensor(float(value))
+        for parameter, name in names.items()
+        for key, value in optimizer.state[parameter].items()
     }
 
 

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 from transformers import GPT2ForSequenceClassification, PreTrainedTokenizerBase
 
 from rerank.encode import Encoded
-from rerank.model import check_supported, load_classifier
+from rerank.model import check_supported, frame_id, load_classifier
 from rerank.precision import resolve_device, resolve_dtype
 from rerank.prompt import Template, Tokens, candidate_ids
 from rerank.scorer import Scorer
@@ -51,18 +52,18 @@ class CrossEncoder:
         check_supported(model.config, str(model_name_or_path or "model"))
         place = resolve_device(device)
         model = model.eval()
-        model.to(place)  # pyright: ignore[reportArgumentType]
+        nn.Module.to(model, place)
         n_positions = int(model.config.n_positions)
         self.max_length = min(max_length or n_positions, n_positions, int(tokenizer.model_max_length))
         self.activation_fn: Activation = activation_fn or torch.sigmoid
         self.template = Template.of_pairs(tokenizer)
         self.tokens = Tokens(tokenizer, tidy=False)
         self.scorer = Scorer(model, None, dtype=resolve_dtype(precision, place))
-        self._filler = (int(tokenizer.unk_token_id or 0),)
+        self._filler = (frame_id(tokenizer, "unk") or 0,)
 
     def predict(
         self,
-        sentences: Sequence[tuple[str, str]] | Sequence[list[str]],
+        sentences: Sequence[tuple[str, str] | list[str]] | tuple[str, str],
         batch_size: int | None = None,
         show_progress_bar: bool | None = None,
         activation_fn: Activation | None = None,
@@ -71,8 +72,8 @@ class CrossEncoder:
 
         batch_size and show_progress_bar are accepted and ignored: packing needs neither.
         """
-        if len(sentences) == 2 and all(isinstance(text, str) for text in sentences):
-            return self.predict([tuple(sentences)], activation_fn=activation_fn)[0]
+        if len(sentences) == 2 and isinstance(sentences[0], str) and isinstance(sentences[1], str):
+            return self.predict([(sentences[0], sentences[1])], activation_fn=activation_fn)[0]
         for row, pair in enumerate(sentences):
             if isinstance(pair, str) or len(pair) != 2:
                 raise ValueError(f"pair {row}: expected (query, document), got {pair!r:.80}")
@@ -101,7 +102,9 @@ class CrossEncoder:
         ranked: list[dict[str, int | float | str]] = []
         for row in order:
             entry: dict[str, int | float | str] = {"corpus_id": int(row), "score": float(scores[row])}
-            ranked.append({**entry, "text": documents[row]} if return_documents else entry)
+            if return_documents:
+                entry["text"] = documents[int(row)]
+            ranked.append(entry)
         return ranked
 
     def _encode(self, query: str, documents: Sequence[str]) -> Encoded:

@@ -9,6 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from rerank.config import RerankConfig
 from rerank.inputs import RerankInput
+from rerank.model import frame_id
 from rerank.prompt import Template, Tokens, candidate_ids, context_ids
 
 
@@ -68,7 +69,7 @@ class Encoder:
                 raise ValueError("word budgets are set but the model has no tokenizer; save one beside the model")
             self.tokens = Tokens(tokenizer, tidy=tidy)
             self.template = template or Template.for_tokenizer(tokenizer)
-            self._filler = (int(tokenizer.unk_token_id or 0),)
+            self._filler = (frame_id(tokenizer, "unk") or 0,)
         soft = config.max_history_items + 2 if config.vector_dim else 0
         needed = soft + config.history_tokens + config.candidate_tokens
         if needed > n_positions:
@@ -98,10 +99,8 @@ class Encoder:
         )
 
     def _context_ids(self, given: RerankInput) -> np.ndarray:
-        if self.tokens is None or not (self.config.history_tokens or self.config.candidate_tokens):
+        if self.tokens is None or not self.config.history_tokens:
             return np.empty(0, dtype=np.int64)
-        if not self.config.history_tokens:
-            return np.asarray(self.template.opening + self.template.closing, dtype=np.int64)[:0]
         # The newest items that can fit: every item but an empty one has at least one token.
         items = self.tokens.ids(given.context_texts[: self.config.history_tokens])
         return context_ids(items, self.template, budget=self.config.history_tokens, newest_last=self.config.newest_last)

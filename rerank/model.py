@@ -20,8 +20,10 @@ from transformers import (
     AutoTokenizer,
     GPT2Config,
     GPT2ForSequenceClassification,
+    PreTrainedConfig,
     PreTrainedTokenizerBase,
 )
+from transformers.models.gpt2.modeling_gpt2 import GPT2Block
 
 from rerank.config import RerankConfig
 
@@ -35,6 +37,17 @@ class Words:
     tokenizer: PreTrainedTokenizerBase
     embeddings: np.ndarray | None = None
     """float32 (n_words, dim), or None for random initial values."""
+
+
+def blocks_of(gpt2: GPT2ForSequenceClassification) -> list[GPT2Block]:
+    """The transformer blocks, first to last."""
+    return [block for block in gpt2.transformer.h if isinstance(block, GPT2Block)]
+
+
+def frame_id(tokenizer: PreTrainedTokenizerBase | None, name: str) -> int | None:
+    """The id of a tokenizer's `cls`, `sep`, `pad` or `unk` token, None if it has none."""
+    found = getattr(tokenizer, f"{name}_token_id", None)
+    return int(found) if isinstance(found, int) else None
 
 
 class SoftTokens(nn.Module):
@@ -123,9 +136,9 @@ def _build_mini(
         resid_pdrop=config.dropout,
         embd_pdrop=config.dropout,
         attn_pdrop=config.dropout,
-        bos_token_id=tokenizer.cls_token_id if tokenizer is not None else None,
-        eos_token_id=tokenizer.sep_token_id if tokenizer is not None else None,
-        pad_token_id=tokenizer.pad_token_id if tokenizer is not None else 0,
+        bos_token_id=frame_id(tokenizer, "cls"),
+        eos_token_id=frame_id(tokenizer, "sep"),
+        pad_token_id=frame_id(tokenizer, "pad") if tokenizer is not None else 0,
     )
     shape.num_labels = 1
     gpt2 = GPT2ForSequenceClassification(shape)
@@ -199,7 +212,7 @@ def load_classifier(source: str | Path) -> tuple[GPT2ForSequenceClassification, 
     return gpt2.float(), tokenizer
 
 
-def check_supported(config: GPT2Config, source: str) -> None:
+def check_supported(config: PreTrainedConfig, source: str) -> None:
     """Raise ValueError for what the shared-context forward does not compute."""
     if config.model_type != "gpt2":
         raise ValueError(f"{source}: expected a GPT-2 model, got {config.model_type!r}")

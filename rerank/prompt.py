@@ -33,9 +33,9 @@ class Template:
     @classmethod
     def for_tokenizer(cls, tokenizer: PreTrainedTokenizerBase) -> Template:
         """`[CLS] item [SEP] item [SEP]` + `candidate [SEP]` where these tokens exist, else line breaks (GPT-2)."""
-        if tokenizer.cls_token_id is not None and tokenizer.sep_token_id is not None:
-            sep = (int(tokenizer.sep_token_id),)
-            return cls((int(tokenizer.cls_token_id),), sep, sep, sep)
+        begin, sep = tokenizer.cls_token_id, tokenizer.sep_token_id
+        if isinstance(begin, int) and isinstance(sep, int):
+            return cls((begin,), (sep,), (sep,), (sep,))
         line = tuple(int(token) for token in tokenizer.encode("\n", add_special_tokens=False))
         if not line:
             raise ValueError("the tokenizer has neither [CLS] and [SEP] nor a token for a line break")

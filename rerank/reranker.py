@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from torch import nn
 from transformers import GPT2ForSequenceClassification, PreTrainedTokenizerBase
 
 from rerank.config import RerankConfig
@@ -40,7 +41,8 @@ class Reranker:
         context_cache_mb: int = 0,
     ) -> None:
         place = resolve_device(device)
-        self.gpt2 = gpt2.to(place).eval()
+        self.gpt2 = gpt2.eval()
+        nn.Module.to(gpt2, place)
         self.soft = soft.to(place).eval() if soft is not None else None
         self.tokenizer = tokenizer
         self.config = config

@@ -18,7 +18,7 @@ from rerank.blocks import FrozenBlock
 from rerank.context_cache import ContextCache
 from rerank.encode import Encoded
 from rerank.engine import ContextStates, extend_context, run_candidates, run_context
-from rerank.model import SoftTokens
+from rerank.model import SoftTokens, blocks_of
 from rerank.packing import candidate_layout, context_layout
 
 MAX_ROWS = 4096
@@ -37,7 +37,7 @@ class Scorer:
         max_rows: int = MAX_ROWS,
     ) -> None:
         self.embedder = Embedder(gpt2, soft)
-        self.blocks = [FrozenBlock(block, dtype=dtype) for block in gpt2.transformer.h]
+        self.blocks = [FrozenBlock(block, dtype=dtype) for block in blocks_of(gpt2)]
         self.final_norm = gpt2.transformer.ln_f
         self.head = gpt2.score
         self.dtype = dtype
