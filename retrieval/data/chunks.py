@@ -30,14 +30,23 @@ class Chunk:
         return len(self.rows)
 
 
+def shown(text: str) -> str:
+    """Gives a name from a file as it may be printed: control characters and lone surrogates as backslash escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def check_names(file: Path, names: list[str], required: Collection[str]) -> None:
     """Refuses a header with a repeated or a missing column, naming what is there."""
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
-        raise ValueError(f"{file}: expected every column once, got {', '.join(map(repr, repeated))} more than once")
+        raise ValueError(f"{file}: expected every column once, got {', '.join(map(_quoted, repeated))} more than once")
     missing = [name for name in required if name not in names]
     if missing:
         raise ValueError(
-            f"{file}: expected columns {', '.join(required)}; found {', '.join(map(repr, names)) or 'none'}; "
+            f"{file}: expected columns {', '.join(required)}; found {', '.join(map(_quoted, names[:50])) or 'none'}; "
             f"missing {', '.join(missing)}. A column map renames, for example {missing[0]}=YOUR_COLUMN"
         )
+
+
+def _quoted(name: str) -> str:
+    return f"'{shown(name[:80])}'"

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from retrieval.data.chunks import CHUNK_ROWS, Chunk, check_names
+from retrieval.data.chunks import CHUNK_ROWS, Chunk, check_names, shown
 from retrieval.data.columns import KNOWN, ColumnMap
 from retrieval.data.csv_chunks import read_csv_chunks
 from retrieval.data.files import find_files, format_of
@@ -44,7 +44,7 @@ class ChunkReader:
     def __iter__(self) -> Iterator[Chunk]:
         chunks = self._read_frame(self._source) if isinstance(self._source, pd.DataFrame) else self._read_files()
         for chunk in chunks:
-            self.other_columns |= set(chunk.names) - set(self._columns.known)
+            self.other_columns |= {shown(name) for name in chunk.names if name not in self._columns.known}
             ours = {}
             for name, column in chunk.columns.items():
                 if (

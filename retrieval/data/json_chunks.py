@@ -62,9 +62,14 @@ def _to_chunk(
     names = sorted(set().union(*objects))
     if is_first and objects:
         check_names(file, names, required)
-    asked = names if wanted is None else [name for name in names if name in wanted]
+    asked = [name for name in names if _is_sound(name) and (wanted is None or name in wanted)]
     columns = {name: _to_column([row.get(name) for row in objects]) for name in asked}
     return Chunk(file, tuple(names), columns, numbers, tuple(unreadable))
+
+
+def _is_sound(name: str) -> bool:
+    """False for a key with a lone surrogate, which no table can have as a column."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def _parse(lines: list[str], numbers: np.ndarray) -> tuple[list[dict], list[tuple[int, str, str]]]:

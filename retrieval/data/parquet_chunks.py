@@ -51,12 +51,17 @@ def read_parquet_chunks(file: Path, *, required: Collection[str], wanted: Collec
 
 
 def _claims(table: pq.ParquetFile, group: int, name: str) -> tuple[int, set[str]]:
-    """Unpacked bytes and encodings of a column in one row group, as the footer has them; a nested one by its leaves."""
+    """Unpacked bytes and encodings of a column in one row group, as the footer has them; a nested one by its leaves.
+
+    Call it only for columns that were read from: in pyarrow 26 a damaged footer ends the process here (an exception of
+    the C++ library that nobody catches), while reading reports the same damage as an error.
+    """
     n_bytes, encodings = 0, set()
     facts = table.metadata.row_group(group)
-    for place in range(facts.num_columns):
-        column = facts.column(place)
-        if column.path_in_schema == name or column.path_in_schema.startswith(name + "."):
+    for leaf in range(len(table.schema)):
+        path = table.schema.column(leaf).path
+        if path == name or path.startswith(name + "."):
+            column = facts.column(leaf)
             n_bytes += column.total_uncompressed_size
             encodings |= set(column.encodings)
     return n_bytes, encodings
@@ -64,6 +69,7 @@ def _claims(table: pq.ParquetFile, group: int, name: str) -> tuple[int, set[str]
 
 def _batch_rows(file: Path, table: pq.ParquetFile, group: int, asked: list[str]) -> int:
     """Rows per batch so that no column needs more than BATCH_BYTES, going by longest dictionary entry and mean size."""
+    next(table.iter_batches(1, row_groups=[group], columns=asked), None)  # see _claims
     n_rows = max(1, table.metadata.row_group(group).num_rows)
     batch_rows = min(n_rows, CHUNK_ROWS)
     for name in asked:
@@ -117,5 +123,5 @@ def _as_our_errors(file: Path) -> Iterator[None]:
         raise MemoryError(f"{file}: {error}") from error
     except (FileNotFoundError, PermissionError):
         raise
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DamagedArtefact(file, f"cannot be read as parquet ({str(error).splitlines()[0]})", cure=_CURE) from error

@@ -1,0 +1,110 @@
+"""Bad interactions: refused row by row, counted by reason, and too many of them are an error."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from retrieval.data import IdMap, read_interactions
+from tests.retrieval.data.writing import HEADER, interactions_csv
+
+# Labels, weights, ratings
+
+
+def labelled(tmp_path, cells, **options):
+    rows = "".join(f"u,i{n},{n + 1},{cell}\n" for n, cell in enumerate(cells))
+    return interactions_csv(tmp_path, "user_id,item_id,timestamp,label\n" + rows, **options)
+
+
+def test_labels_other_than_1_and_0_are_refused_and_counted(tmp_path):
+    table = labelled(tmp_path, ["1", "0", "nan", "yes", "-1", "0.5", ""])
+    assert len(table) == 1
+    assert len(table.negatives) == 1
+    assert dict(table.report.rejected) == {
+        "label is no number": 2,
+        "label is neither 1 nor 0": 2,
+        "label is missing": 1,
+    }
+
+
+@pytest.mark.parametrize("cells", [["1", "1"], ["0", "0"]])
+def test_labels_that_are_all_equal_are_an_error(tmp_path, cells):
+    with pytest.raises(ValueError, match="expected labels of both kinds"):
+        labelled(tmp_path, cells)
+
+
+def test_label_column_can_be_left_unread(tmp_path):
+    table = labelled(tmp_path, ["1", "1"], column_map={"label": ""})
+    assert np.isnan(table.labels).all()
+
+
+def test_labels_as_true_and_false_are_1_and_0(tmp_path):
+    table = labelled(tmp_path, ["True", "false", " TRUE "])
+    assert (len(table), len(table.negatives)) == (2, 1)
+
+
+def test_empty_label_is_an_interaction_when_asked(tmp_path):
+    table = labelled(tmp_path, ["1", "0", ""], unlabelled="keep")
+    assert len(table) == 2
+    assert np.isnan(table.labels[1])
+
+
+@pytest.mark.parametrize("cell", ["nan", "inf", "1e999", "-1", "0", "many", ""])
+def test_weight_that_is_no_positive_number_is_refused(tmp_path, cell):
+    content = f"user_id,item_id,timestamp,weight\nu,a,1,{cell}\nu,b,2,2.5\n"
+    table = interactions_csv(tmp_path, content)
+    assert table.weights.tolist() == [2.5]
+    assert next(iter(table.report.rejected)).startswith("weight is")
+
+
+def test_rating_may_be_missing_but_not_be_text(tmp_path):
+    table = interactions_csv(tmp_path, "user_id,item_id,timestamp,rating\nu,a,1,4.5\nu,b,2,\nu,c,3,good\n")
+    assert table.ratings[0] == 4.5
+    assert np.isnan(table.ratings[1])
+    assert dict(table.report.rejected) == {"rating is no finite number": 1}
+
+
+def test_interactions_with_unknown_items_are_refused(tmp_path):
+    table = interactions_csv(tmp_path, HEADER + "u,a,1\nu,x,2\nv,y,1\n", items=IdMap.of(["a"]))
+    assert dict(table.report.rejected) == {"item_id is not in the item table": 2}
+    assert table.users.ids.tolist() == ["u"], "a user without a good row has no row"
+
+
+def test_interactions_that_are_all_of_unknown_items_are_an_error(tmp_path):
+    with pytest.raises(ValueError, match=r"no interactions left: all 1 rows were refused: .*:2: item_id is not in"):
+        interactions_csv(tmp_path, HEADER + "u,x,2\n", items=IdMap.of(["a"]))
+
+
+# Too many bad rows
+
+
+def test_more_bad_rows_than_allowed_is_an_error_with_three_reasons_and_the_rejects_file(tmp_path):
+    rejects = tmp_path / "out" / "rejects.jsonl"
+    with pytest.raises(ValueError, match=r"at most 1 bad rows, got 4 so far: .*:2: .*; .*:3: .*; .*:4: [^;]*$"):
+        interactions_csv(tmp_path, HEADER + "u,a,x\n,a,1\nu,,1\nu,a,\nu,a,1\n", max_bad_rows=1, rejects=rejects)
+    assert len(rejects.read_text().splitlines()) == 4
+    assert list(rejects.parent.iterdir()) == [rejects]
+
+
+def test_as_many_bad_rows_as_allowed_pass(tmp_path):
+    assert len(interactions_csv(tmp_path, HEADER + "u,a,x\nu,a,1\n", max_bad_rows=1)) == 1
+
+
+def test_rejects_file_is_empty_when_all_is_well(tmp_path):
+    rejects = tmp_path / "rejects.jsonl"
+    interactions_csv(tmp_path, HEADER + "u,a,1\n", rejects=rejects)
+    assert rejects.read_text() == ""
+
+
+def test_values_in_the_rejects_file_are_cut(tmp_path):
+    rejects = tmp_path / "rejects.jsonl"
+    interactions_csv(tmp_path, HEADER + f"{'x' * 1000},a,1\nu,a,1\n", rejects=rejects)
+    assert json.loads(rejects.read_text())["values"] == {"user_id": "x" * 200, "item_id": "a", "timestamp": "1"}
+
+
+def test_data_frame_is_read_with_the_same_checks():
+    frame = pd.DataFrame({"user_id": ["u", None], "item_id": [1, 2], "timestamp": [1, 2]})
+    table = read_interactions(frame, items=None)
+    assert table.items.ids.tolist() == ["1", "2"]
+    assert dict(table.report.rejected) == {"user_id is missing": 1}
