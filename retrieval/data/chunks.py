@@ -42,9 +42,14 @@ def check_names(file: Path, names: list[str], required: Collection[str]) -> None
         raise ValueError(f"{file}: expected every column once, got {', '.join(map(_quoted, repeated))} more than once")
     missing = [name for name in required if name not in names]
     if missing:
+        hint = (
+            " The file seems to be separated by semicolons; write it with commas or tabs."
+            if ";" in "".join(names[:1])
+            else ""
+        )
         raise ValueError(
             f"{file}: expected columns {', '.join(required)}; found {', '.join(map(_quoted, names[:50])) or 'none'}; "
-            f"missing {', '.join(missing)}. A column map renames, for example {missing[0]}=YOUR_COLUMN"
+            f"missing {', '.join(missing)}. A column map renames, for example {missing[0]}=YOUR_COLUMN.{hint}"
         )
 
 

@@ -170,8 +170,10 @@ class IdEncoder:
     def encode(self, column: pa.Array | list) -> tuple[np.ndarray, list[tuple[np.ndarray, str]]]:
         """Returns rows int64 (n,), negative where faulty, and (mask, what is wrong) for every fault present."""
         distinct, places = _distinct(column)
-        # Only text is looked up: to a dict, True and 1 are one key.
-        found = (self._codes.get(value, -1) if type(value) is str else -1 for value in distinct)
+        if isinstance(column, list):  # only text is looked up: to a dict, True and 1 are one key
+            found = (self._codes.get(value, -1) if type(value) is str else -1 for value in distinct)
+        else:
+            found = map(self._codes.get, distinct, repeat(-1))
         codes = np.fromiter(found, np.int64, len(distinct))
         for place in np.flatnonzero(codes == -1):
             codes[place] = self._admit(distinct[place])

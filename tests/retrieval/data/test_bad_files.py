@@ -120,6 +120,11 @@ def test_csv_without_a_required_column_names_what_is_there(tmp_path):
         items_csv(tmp_path, "id,title\na,Tea\n")
 
 
+def test_semicolons_between_columns_are_recognised(tmp_path):
+    with pytest.raises(ValueError, match="seems to be separated by semicolons"):
+        items_csv(tmp_path, "item_id;title\na;Tea\n")
+
+
 # Parquet and packed files
 
 
