@@ -7,6 +7,8 @@ from indexes.filters import filter_mask
 from indexes.hits import Hits, Index, merge, recall
 from indexes.hnsw import HnswIndex, build_hnsw
 from indexes.ivf import IvfIndex, build_ivf
+from indexes.live import LiveIndex
+from indexes.live_storage import load_live, save_live
 from indexes.manifest import Manifest, read_manifest, verify_directory, write_manifest
 from indexes.storage import load_index, save_index
 from indexes.tuning import Trial, TuningReport, exact_hits, tune
@@ -20,6 +22,7 @@ __all__ = [
     "HnswIndex",
     "Index",
     "IvfIndex",
+    "LiveIndex",
     "Locked",
     "Manifest",
     "Trial",
@@ -35,6 +38,7 @@ __all__ = [
     "filter_mask",
     "list_versions",
     "load_index",
+    "load_live",
     "merge",
     "publish",
     "read_manifest",
@@ -42,6 +46,7 @@ __all__ = [
     "resolve",
     "rollback",
     "save_index",
+    "save_live",
     "tune",
     "verify_directory",
     "write_manifest",

@@ -131,11 +131,17 @@ def merge(parts: list[Hits], k: int) -> Hits:
     return finish(np.take_along_axis(scores, order, axis=1), np.take_along_axis(rows, order, axis=1), k)
 
 
-def recall(found: Hits, truth: Hits) -> float:
-    """Mean share of the true rows that were found; queries without a true row do not count."""
+def recalls(found: Hits, truth: Hits) -> np.ndarray:
+    """Return the share of the true rows that each query found, float64; queries without a true row are left out."""
     shares = []
     for found_rows, true_rows in zip(found.rows, truth.rows, strict=True):
         wanted = true_rows[true_rows >= 0]
         if wanted.size:
             shares.append(np.isin(wanted, found_rows).mean())
-    return float(np.mean(shares)) if shares else 1.0
+    return np.array(shares, dtype=np.float64)
+
+
+def recall(found: Hits, truth: Hits) -> float:
+    """Mean of `recalls`; 1 where there is nothing to find."""
+    shares = recalls(found, truth)
+    return float(shares.mean()) if shares.size else 1.0

@@ -17,7 +17,7 @@ from indexes.choose import FAMILIES
 from indexes.errors import DamagedArtefact, Locked
 from indexes.exact import ExactIndex
 from indexes.files import write_checked
-from indexes.hits import Hits, Index, Param
+from indexes.hits import Index, Param
 from indexes.hnsw import HnswIndex
 from indexes.ivf import IvfIndex
 from indexes.kernel import list_ids, read, write_through
@@ -76,8 +76,8 @@ def save_index(index: Index, directory: Path | str, *, facts: Mapping[str, Json]
     faiss_index = index.faiss_index
     write_checked(directory / INDEX_FILE, lambda writer: write_through(faiss_index, writer.write))
     queries = np.random.default_rng(0).normal(size=(N_GOLDEN, index.dim)).astype(np.float32)
-    _save_array(directory / GOLDEN_QUERIES, queries)
-    _save_array(directory / GOLDEN_SCORES, index.search(queries, GOLDEN_DEPTH).scores)
+    save_array(directory / GOLDEN_QUERIES, queries)
+    save_array(directory / GOLDEN_SCORES, index.search(queries, GOLDEN_DEPTH).scores)
     own: dict[str, Json] = {
         "family": index.family,
         "params": dict(index.params),
@@ -89,7 +89,8 @@ def save_index(index: Index, directory: Path | str, *, facts: Mapping[str, Json]
     return write_manifest(directory, facts={**(facts or {}), "index": own})
 
 
-def _save_array(path: Path, array: np.ndarray) -> None:
+def save_array(path: Path, array: np.ndarray) -> None:
+    """Write an array as .npy, checked as `write_checked` does."""
     write_checked(path, lambda writer: np.lib.format.write_array(writer, array, allow_pickle=False))
 
 
@@ -112,6 +113,19 @@ def load_index(directory: Path | str, *, verify: bool = True) -> Index:
     if verify:
         _check_golden(directory, index)
     return index
+
+
+def load_array(path: Path, dtype: type, n_dims: int) -> np.ndarray:
+    """Read an array that `save_array` wrote, of this dtype and number of dimensions."""
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise DamagedArtefact(path, f"numpy cannot read it ({type(error).__name__})") from error
+    if array.dtype != dtype or array.ndim != n_dims:
+        raise DamagedArtefact(
+            path, f"expected {n_dims} dimensions of {dtype.__name__}, got {array.ndim} of {array.dtype}"
+        )
+    return array
 
 
 class _Facts(dict[str, Json]):
@@ -223,8 +237,9 @@ def _wrap(faiss_index: Any, facts: _Facts) -> ExactIndex | IvfIndex | HnswIndex:
 
 def _check_golden(directory: Path, index: Index) -> None:
     """Search the stored queries again: bytes can be intact and a library still answer otherwise."""
-    queries = np.load(directory / GOLDEN_QUERIES, allow_pickle=False)
-    expected = np.load(directory / GOLDEN_SCORES, allow_pickle=False)
-    found: Hits = index.search(queries, GOLDEN_DEPTH)
-    if not np.allclose(found.scores, expected, rtol=GOLDEN_TOLERANCE, atol=GOLDEN_TOLERANCE):
+    queries = load_array(directory / GOLDEN_QUERIES, np.float32, 2)
+    expected = load_array(directory / GOLDEN_SCORES, np.float32, 2)
+    fits = queries.shape == (N_GOLDEN, index.dim) and expected.shape == (N_GOLDEN, GOLDEN_DEPTH)
+    found = index.search(queries, GOLDEN_DEPTH) if fits else None
+    if found is None or not np.allclose(found.scores, expected, rtol=GOLDEN_TOLERANCE, atol=GOLDEN_TOLERANCE):
         raise DamagedArtefact(directory, "its golden queries are answered otherwise than when it was built")
