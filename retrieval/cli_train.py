@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -65,6 +66,7 @@ def _fit_and_publish(
     )
     recommender = Recommender(fitted.model, taken.users, histories_of(taken), config, fitted.settings)
     version = save_bundle(out, recommender)
+    shutil.rmtree(out / ".checkpoints", ignore_errors=True)  # a later fit must not go on from this one's
     say(f"published {version}; validation NDCG@10 {fitted.validation_ndcg:.4f}")
     print(version)
     return version

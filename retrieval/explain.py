@@ -9,6 +9,8 @@ from retrieval.sources import ContentSource, ItemItemSource, PopularSource, Sour
 
 # Below this cosine two texts share little that a person would see.
 _ALIKE = 0.35
+_TOGETHER = 1e-3
+_POPULAR = 20
 
 
 def found_by(bits: int, names: list[str]) -> tuple[str, ...]:
@@ -28,8 +30,12 @@ def explain_item(
     recent = np.unique(history[-50:])
     for source in sources:
         if isinstance(source, ItemItemSource) and source.name == "neighbours" and len(recent):
-            weights = np.asarray(source.matrix[recent, row].todense()).ravel()
-            if weights.max(initial=0) > 0:
+            alike = catalogue.text_vectors[recent] @ catalogue.text_vectors[row]
+            # What is left without the texts' share is co-occurrence; only that was really taken together.
+            weights = np.asarray(source.matrix[recent, row].todense()).ravel() - source.text_weight * np.maximum(
+                alike, 0
+            )
+            if weights.max(initial=0) > _TOGETHER:
                 sentences.append(f"taken together with {_title(catalogue, recent[int(weights.argmax())])}")
         elif isinstance(source, ContentSource) and len(recent):
             alike = catalogue.text_vectors[recent] @ catalogue.text_vectors[row]
@@ -37,7 +43,7 @@ def explain_item(
                 sentences.append(f"reads like {_title(catalogue, recent[int(alike.argmax())])}")
         elif isinstance(source, PopularSource):
             rank = int((source.scores > source.scores[row]).sum()) + 1
-            if rank <= 100 or not len(recent):
+            if rank <= _POPULAR or not len(recent):
                 sentences.append(f"number {rank} of the most popular items")
     names = found_by(bits, [source.name for source in sources])
     return (*sentences, f"found by {', '.join(names)}") if names else tuple(sentences) or ("scored on request",)

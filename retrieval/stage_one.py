@@ -167,7 +167,9 @@ def fit_sources(
     ease = ease_matrix(histories, n_items, regularisation=settings.ease_regularisation)
     sources: list[Source] = [
         DenseSource(head, build_index(vectors, family=family, seed=seed), vectors),
-        ItemItemSource("neighbours", neighbours, decay=settings.neighbours_decay),
+        ItemItemSource(
+            "neighbours", neighbours, decay=settings.neighbours_decay, text_weight=settings.neighbours_content
+        ),
         ItemItemSource("ease", ease, decay=settings.ease_decay),
         ContentSource(catalogue.encoder, catalogue.index, catalogue.text_vectors),
         LexicalSource(catalogue.texts),

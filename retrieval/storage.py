@@ -134,7 +134,8 @@ def _source_arrays(sources: Sequence[Source]) -> dict[str, np.ndarray]:
 
 def _source_facts(sources: Sequence[Source]) -> list[dict[str, Any]]:
     """The order of the sources (it is the order of the features) and their settings."""
-    return [{"name": s.name, "decay": getattr(s, "decay", None)} for s in sources]
+    kept = ("decay", "text_weight")
+    return [{"name": s.name, **{key: getattr(s, key) for key in kept if hasattr(s, key)}} for s in sources]
 
 
 def _fusion_dict(fusion: Fusion) -> dict[str, Any]:
@@ -240,7 +241,8 @@ def _load_sources(
             sources.append(RepeatSource(n_items, decay=fact["decay"]))
         else:
             parts = (arrays[f"{name}.data"], arrays[f"{name}.indices"], arrays[f"{name}.indptr"])
-            sources.append(ItemItemSource(name, sp.csr_matrix(parts, shape=(n_items, n_items)), decay=fact["decay"]))
+            matrix = sp.csr_matrix(parts, shape=(n_items, n_items))
+            sources.append(ItemItemSource(name, matrix, decay=fact["decay"], text_weight=fact["text_weight"]))
     return tuple(sources)
 
 

@@ -92,13 +92,16 @@ class TwoStage:
         order = np.argsort(-np.where(candidates.rows >= 0, scores, -np.inf), axis=1, kind="stable")
         rows = np.take_along_axis(candidates.rows, order, axis=1)
         probability = self.final_fusion.probability(np.take_along_axis(scores, order, axis=1))
+        cold = np.array([len(history) == 0 for history in queries.histories], dtype=bool)
+        popular = next(source for source in self.sources if isinstance(source, PopularSource))
+        probability = np.where(cold[:, None], popular.shares[np.maximum(rows, 0)], probability)
         return Ranked(
             rows=rows,
             scores=np.where(rows >= 0, probability, np.nan).astype(np.float32),
             recall_scores=np.take_along_axis(candidates.scores, order, axis=1),
             rerank_scores=np.take_along_axis(logits, order, axis=1),
             found_by=np.take_along_axis(candidates.found_by, order, axis=1),
-            cold=np.array([len(history) == 0 for history in queries.histories], dtype=bool),
+            cold=cold,
         )
 
     def recall(self, queries: Queries, *, allowed: np.ndarray | None = None) -> Candidates:

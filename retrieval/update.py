@@ -100,14 +100,16 @@ def _source(source: Source, catalogue: Catalogue, place: np.ndarray, recommender
         weight = recommender.settings.neighbours_content if source.name == "neighbours" else 0.0
         if weight and (place < 0).any():
             matrix = matrix + weight * _links_of_new(catalogue.text_vectors, place < 0)
-        return ItemItemSource(source.name, sp.csr_matrix(matrix), decay=source.decay)
+        return ItemItemSource(source.name, sp.csr_matrix(matrix), decay=source.decay, text_weight=source.text_weight)
     if isinstance(source, ContentSource):
         return ContentSource(catalogue.encoder, catalogue.index, catalogue.text_vectors)
     if isinstance(source, LexicalSource):
         return LexicalSource(catalogue.texts, query_words=source.query_words)
     if isinstance(source, PopularSource):
         least = source.scores.min(initial=0)
-        return PopularSource.of_scores(np.where(place >= 0, source.scores[place], least).astype(np.float32))
+        return PopularSource.of_scores(
+            np.where(place >= 0, source.scores[np.maximum(place, 0)], least).astype(np.float32)
+        )
     if isinstance(source, RepeatSource):
         return RepeatSource(catalogue.n_items, decay=source.decay)
     raise TypeError(f"replace_catalogue: no way to move source {source.name!r}")

@@ -51,12 +51,17 @@ def keep_largest(matrix: sp.csr_matrix, per_row: int) -> sp.csr_matrix:
 
 
 class ItemItemSource:
-    """Scores from a sparse item-by-item matrix: `history_matrix(decay) @ matrix`."""
+    """Scores from a sparse item-by-item matrix: `history_matrix(decay) @ matrix`.
 
-    def __init__(self, name: str, matrix: sp.csr_matrix, *, decay: float) -> None:
+    Args:
+        text_weight: what share of text similarity the matrix holds beside co-occurrence, for explanations.
+    """
+
+    def __init__(self, name: str, matrix: sp.csr_matrix, *, decay: float, text_weight: float = 0.0) -> None:
         self._name = name
         self.matrix = matrix
         self.decay = decay
+        self.text_weight = text_weight
 
     @property
     def name(self) -> str:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+
 import bm25s
 import numpy as np
 
 from retrieval.sources.base import MatrixScan, Queries
+
+# The library sets its logger to DEBUG when it is imported; an index per fold would say so each time.
+logging.getLogger("bm25s").setLevel(logging.WARNING)
 
 
 def _words(texts: list[str]) -> list[list[str]]:

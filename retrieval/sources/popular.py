@@ -16,6 +16,12 @@ class PopularSource:
         # A hair above zero for items nobody took, so that even they are found when everything else is used up.
         self.scores = (np.log1p(counts) + 1e-6).astype(np.float32)
 
+    @property
+    def shares(self) -> np.ndarray:
+        """The share of all interactions that each item has: what is known of somebody's next item without a history."""
+        counts = np.expm1(self.scores.astype(np.float64))
+        return (counts / counts.sum()).astype(np.float32)
+
     @classmethod
     def of_scores(cls, scores: np.ndarray) -> PopularSource:
         """The source with these scores (what `scores` of another one holds)."""
