@@ -14,7 +14,7 @@ import pytest
 from indexes import DamagedArtefact, build_exact, build_index, load_index, read_manifest, save_index, write_manifest
 from tests.indexes.contract import make_vectors
 
-N_HOSTILE = 5_000 if os.environ.get("TANDEM_LONG_TESTS") else 60
+N_HOSTILE = 2_000 if os.environ.get("TANDEM_LONG_TESTS") else 60
 
 
 def save(directory: Path, family: str = "exact") -> Path:
