@@ -74,7 +74,7 @@ def windows(histories: Sequence[np.ndarray], length: int, max_windows: int) -> l
 
 
 def pad_histories(histories: Sequence[np.ndarray], length: int) -> Tensor:
-    """int64 (n, longest): the newest `length` rows of every history at the right, -1 at the left where there is none."""
+    """int64 (n, longest): the newest `length` rows of every history at the right, -1 at the left where none is."""
     longest = max(1, min(length, max((len(history) for history in histories), default=1)))
     padded = np.full((len(histories), longest), -1, dtype=np.int64)
     for row, history in enumerate(histories):
