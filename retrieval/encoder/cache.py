@@ -22,7 +22,7 @@ _KEY_BYTES = 16
 
 
 def _key(text: str) -> bytes:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()[:_KEY_BYTES]
+    return hashlib.sha256(text.encode("utf-8")).digest()[:_KEY_BYTES]
 
 
 class VectorCache:

@@ -7,6 +7,7 @@ bfloat16 the transformer runs in it and the pooling in float32 (pooling in bfloa
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -133,8 +134,11 @@ class TextEncoder:
         return dim
 
     def _fingerprint(self) -> str:
-        """sha256 over every weight, the vocabulary and the precision: the same texts give the same vectors."""
+        """sha256 over every weight, the vocabulary, the pooling and the precision: equal ones give equal vectors."""
         digest = hashlib.sha256(f"{self.precision} {self.model.max_seq_length}".encode())
+        for module in list(self.model)[1:]:
+            settings = getattr(module, "get_config_dict", dict)()
+            digest.update(f"{type(module).__name__} {json.dumps(settings, sort_keys=True, default=str)}".encode())
         for key, tensor in sorted(self.model.state_dict().items()):
             digest.update(key.encode())
             digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
@@ -154,7 +158,8 @@ class TextEncoder:
         for position, text in enumerate(texts):
             if not isinstance(text, str):
                 raise ValueError(f"text {position}: expected str, got {type(text).__name__}; convert or drop it first")
-        texts = [text[:MAX_CHARACTERS] for text in texts]
+        # Half a surrogate pair is a str that no tokenizer takes.
+        texts = [text[:MAX_CHARACTERS].encode("utf-8", "replace").decode("utf-8") for text in texts]
         vectors = np.empty((len(texts), self.dim), dtype=np.float32)
         missing = list(range(len(texts)))
         if self.cache is not None:
