@@ -33,6 +33,7 @@ class InteractionBuilder:
         self, items: Items | IdMap | None, events: Mapping[str, float] | None, time_unit: TimeUnit, unlabelled: str
     ) -> None:
         self._items = items.ids if isinstance(items, Items) else items
+        self._item_report = items.report if isinstance(items, Items) else None
         self._item_encoder, self._user_encoder = IdEncoder(self._items), IdEncoder()
         self._events, self._times = EventReader(events), TimeReader(time_unit)
         self._keeps_unlabelled = unlabelled == "keep"
@@ -40,6 +41,7 @@ class InteractionBuilder:
         self._parts: dict[str, list[np.ndarray]] = {name: [] for name in _TYPES}
         self.id_types = IdTypes()
         self.n_kept = 0
+        """Good rows so far, exact repeats included."""
 
     def add(self, chunk: Chunk, log: RejectLog) -> None:
         """Checks one chunk and keeps its good rows."""
@@ -106,19 +108,19 @@ class InteractionBuilder:
         faults.mark(numbers.wrong, "rating is no finite number")
         return numbers.values
 
-    def warnings(self, items: Items | IdMap | None) -> list[str]:
+    def warnings(self) -> list[str]:
         """What a person should know about ids and times."""
         lines = [*self.id_types.warnings(), *self._times.warnings()]
         ours = self.id_types.by_column().get("item_id")
-        theirs = items.report.id_types.get("item_id") if isinstance(items, Items) else None
+        theirs = self._item_report.id_types.get("item_id") if self._item_report else None
         if ours and theirs and ours != theirs:
             lines.append(
                 f"item_id is {ours} here and {theirs} in the item table; compared as text, so 1 and '1' are one id"
             )
         return lines
 
-    def finish(self, source: str) -> tuple[Interactions, int]:
-        """Gives the table and the number of exact repeats that were dropped.
+    def finish(self, source: str) -> Interactions:
+        """Gives the table, sorted and without exact repeats.
 
         Raises:
             ValueError: the data has labels and they are all equal.
@@ -136,7 +138,7 @@ class InteractionBuilder:
         n_shown = int(shown.sum())
         if not len(arrays["times"]):
             raise ValueError(f"{source}: expected interactions, got only {n_shown} impressions without one")
-        table = Interactions.of(
+        return Interactions.of(
             users,
             items,
             arrays.pop("user_rows"),
@@ -147,8 +149,6 @@ class InteractionBuilder:
             negatives=negatives,
             time_kind=self._times.kind,
         )
-        n_distinct = len(table) + len(table.negatives)
-        return table, self.n_kept - n_distinct
 
     def _check_labels(self, labels: np.ndarray, source: str) -> None:
         if not self._has_labels:

@@ -148,32 +148,37 @@ def read_interactions(
         source, "interactions", ColumnMap("interactions", column_map), encoding=encoding, all_columns=False
     )
     builder = InteractionBuilder(items, events, time_unit, unlabelled)
-    n_read = 0
     with RejectLog(rejects, max_bad_rows=max_bad_rows) as log:
         for chunk in reader:
-            n_read += len(chunk) + len(chunk.unreadable)
             log.add_unreadable(str(chunk.file), chunk.unreadable)
             builder.add(chunk, log)
-        _require_rows("interactions", reader.name, n_read, log)
-    interactions, n_duplicates = builder.finish(reader.name)
-    warnings = [*reader.warnings, *builder.warnings(items)]
+        _require_rows("interactions", reader.name, builder.n_kept + log.n_rows, log)
+    interactions = builder.finish(reader.name)
+    report = _report_interactions(interactions, builder, reader, log)
+    _log(report)
+    return replace(interactions, report=report)
+
+
+def _report_interactions(
+    interactions: Interactions, builder: InteractionBuilder, reader: ChunkReader, log: RejectLog
+) -> ReadReport:
+    n_kept = len(interactions) + len(interactions.negatives)
+    warnings = [*reader.warnings, *builder.warnings()]
     if reader.other_columns:
         warnings.append(f"columns that are not read: {', '.join(sorted(reader.other_columns))}")
-    report = ReadReport(
+    return ReadReport(
         table="interactions",
         source=reader.name,
-        n_read=n_read,
-        n_kept=len(interactions) + len(interactions.negatives),
+        n_read=builder.n_kept + log.n_rows,
+        n_kept=n_kept,
         rejected=dict(log.counts),
-        n_duplicates=n_duplicates,
+        n_duplicates=builder.n_kept - n_kept,
         unknown_columns=tuple(sorted(reader.other_columns)),
         id_types=builder.id_types.by_column(),
         time_kind=interactions.time_kind,
         rejects=log.path,
         warnings=tuple(warnings),
     )
-    _log(report)
-    return replace(interactions, report=report)
 
 
 def _require_rows(table: str, source: str, n_read: int, log: RejectLog) -> None:
