@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
+from torch import nn
 from transformers import GPT2ForSequenceClassification, PreTrainedTokenizerBase
 
 from rerank.config import RerankConfig
@@ -61,6 +62,7 @@ def load_parts(
     if not (directory / "model.safetensors").is_file() and not list(directory.glob("model-*.safetensors")):
         raise FileNotFoundError(f"{directory}: no model.safetensors (.bin weights are refused)")
     gpt2, tokenizer = load_classifier(directory)
+    _align(gpt2)
     facts_file = directory / FACTS
     if not facts_file.is_file():
         return gpt2.eval(), tokenizer, None, None, None
@@ -74,5 +76,12 @@ def load_parts(
             raise FileNotFoundError(f"{directory / SOFT}: the projections of vectors are missing")
         soft = SoftTokens(config.vector_dim, config.n_features, gpt2.config.n_embd)
         soft.load_state_dict(load_file(str(directory / SOFT)))
+        _align(soft)
         soft.eval()
     return gpt2.eval(), tokenizer, soft, config, Template.from_dict(facts["template"])
+
+
+def _align(module: nn.Module) -> None:
+    """Copy weights out of the mapped file: matrix libraries round differently on unaligned memory."""
+    for tensor in (*module.parameters(), *module.buffers()):
+        tensor.data = tensor.data.clone()
