@@ -5,6 +5,7 @@ Nothing heavy is imported before a verb runs, so that help comes at once.
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import sys
@@ -112,7 +113,7 @@ cli_serve.register(app)
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line (default: the process's own) and return its exit code; see `retrieval.exit_codes`."""
     for stream in (sys.stdout, sys.stderr):  # a title that the terminal's encoding lacks is no reason to stop
-        if hasattr(stream, "reconfigure"):
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     return guarded(lambda: _run(list(sys.argv[1:] if argv is None else argv)))
 

@@ -2,8 +2,257 @@
 
 from __future__ import annotations
 
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
 import typer
+
+from retrieval import cli_show
+
+if TYPE_CHECKING:
+    from retrieval.recommend import Recommender
+
+Bundle = Annotated[Path, typer.Argument(help="A bundle (its root takes the current version), or one version of it.")]
+K = Annotated[int, typer.Option("--k", "-k", help="How many items, 1 to 1000.")]
+Filter = Annotated[
+    str | None, typer.Option("--filter", help="Only these items, e.g. 'category = \"Books\" and not price >= 20'.")
+]
+HistoryIds = Annotated[
+    list[str] | None, typer.Option("--history", help="Item ids, oldest first: a,b,c (or a JSON array); repeatable.")
+]
+OneItem = Annotated[
+    list[str] | None, typer.Option("--item", help="One history item, after --history; for ids with commas; repeatable.")
+]
+Explain = Annotated[bool, typer.Option("--explain", help="Say why, in sentences, and show both stages' scores.")]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+Device = Annotated[str, typer.Option("--device", help="auto (CUDA where there is one), cpu or cuda.")]
+Precision = Annotated[str, typer.Option("--precision", help="Of the reranker: auto, float32 (exact) or bfloat16.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the verbs to the application."""
+    for verb in (recommend, search, similar, rerank, batch, check, versions, rollback):
+        app.command(verb.__name__)(verb)
+
+
+def recommend(
+    bundle: Bundle,
+    user: Annotated[str | None, typer.Option("--user", "-u", help="A user id.")] = None,
+    history: HistoryIds = None,
+    item: OneItem = None,
+    k: K = 10,
+    filters: Filter = None,
+    explain: Explain = False,
+    as_json: Json = False,
+    device: Device = "auto",
+    precision: Precision = "auto",
+) -> None:
+    """The best items for a user, or for a history of items (oldest first).
+
+    A user the bundle does not know, without a history, gets the popular items, and the answer says so.
+
+    \b
+    tandem recommend bundle --user 42
+    tandem recommend bundle --history 50,181,172 --k 5 --explain
+    tandem recommend bundle --user 42 --filter 'year >= 1990' --json
+    """
+    recommender = _load(bundle, device, precision)
+    given = _ids("--history", history, item)
+    found = recommender.recommend(user, history=given, k=k, filters=filters, explain=explain)
+    cli_show.show_list(recommender, found, as_json=as_json, explain=explain, history=given, k=k)
+
+
+def search(
+    bundle: Bundle,
+    text: Annotated[str, typer.Argument(help="What the items should be about.")],
+    k: K = 10,
+    filters: Filter = None,
+    as_json: Json = False,
+    device: Device = "auto",
+) -> None:
+    """The items whose texts are nearest to a text; the score is the cosine of their BERT vectors.
+
+    \b
+    tandem search bundle "a robot that falls in love"
+    """
+    recommender = _load(bundle, device, "auto")
+    cli_show.show_list(recommender, recommender.search(text, k=k, filters=filters), as_json=as_json, k=k)
+
+
+def similar(
+    bundle: Bundle,
+    item: Annotated[str, typer.Argument(help="An item id.")],
+    k: K = 10,
+    filters: Filter = None,
+    as_json: Json = False,
+    device: Device = "auto",
+) -> None:
+    """The items most like an item, by the trained item vectors; the score is their cosine.
+
+    \b
+    tandem similar bundle 50
+    """
+    recommender = _load(bundle, device, "auto")
+    found = recommender.similar(item, k=k, filters=filters)
+    cli_show.show_list(recommender, found, as_json=as_json, k=k, to_item=item)
+
+
+def rerank(
+    bundle: Bundle,
+    items: Annotated[
+        list[str] | None, typer.Option("--items", help="Candidates to order: a,b,c (or a JSON array); repeatable.")
+    ] = None,
+    candidate: Annotated[
+        list[str] | None, typer.Option("--candidate", help="One candidate; for ids with commas; repeatable.")
+    ] = None,
+    history: HistoryIds = None,
+    item: OneItem = None,
+    as_json: Json = False,
+    device: Device = "auto",
+    precision: Precision = "auto",
+) -> None:
+    """Candidates from elsewhere in the final order for a history.
+
+    \b
+    tandem rerank bundle --history 50,181 --items 172,174,210
+    """
+    candidates = _ids("--items", items, candidate)
+    if candidates is None:
+        raise ValueError("rerank: expected candidates, got none; give them as --items a,b,c")
+    given = _ids("--history", history, item) or []
+    recommender = _load(bundle, device, precision)
+    found = recommender.rerank(given, candidates)
+    cli_show.show_list(recommender, found, as_json=as_json, explain=True, history=given, k=len(candidates))
+
+
+def batch(
+    bundle: Bundle,
+    users: Annotated[
+        Path, typer.Option("--users", help="user_id, optional segment and history (item ids); a file or a folder.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="The folder of lists; it appears when all of it is done.")],
+    segment: Annotated[str | None, typer.Option("--segment", help="Only users of this segment.")] = None,
+    k: K = 10,
+    filters: Filter = None,
+    chunk_size: Annotated[
+        int, typer.Option("--chunk-size", help="Users per part; so many are lost at most when a run is killed.")
+    ] = 2_048,
+    resume: Annotated[
+        bool, typer.Option("--resume/--restart", help="Go on with an earlier run, or throw away what is there.")
+    ] = True,
+    table_format: Annotated[str, typer.Option("--format", help="parquet, csv or jsonl.")] = "parquet",
+    maps: Annotated[
+        list[str] | None, typer.Option("--map", help="NAME=COLUMN, e.g. user_id=customer; repeatable.")
+    ] = None,
+    rejects: Annotated[Path | None, typer.Option("--rejects", help="File for refused rows (JSON lines).")] = None,
+    max_bad_rows: Annotated[int | None, typer.Option("--max-bad-rows", min=0, help="Stop above so many.")] = None,
+    as_json: Json = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    device: Device = "auto",
+    precision: Precision = "auto",
+) -> None:
+    """Lists for many users: a table of users in, a folder of ranked lists out.
+
+    Columns: user_id, segment, rank, item_id, score. The folder holds part files and _SUCCESS (JSON: options, rows,
+    sha256 of every part). A killed run goes on when the same command is given again.
+
+    \b
+    tandem batch bundle --users users.parquet --out lists
+    tandem batch bundle --users users.csv --segment gold --out gold --k 20 --format csv
+    tandem batch bundle --users users.parquet --out lists --restart
+    """
+    from retrieval.batch import BatchOptions, UserStream, run_batch
+
+    options = BatchOptions(k, filters, segment, chunk_size, table_format)  # pyright: ignore[reportArgumentType]
+    stream = UserStream(
+        users,
+        chunk_users=chunk_size,
+        segment=segment,
+        column_map=_column_map(maps),
+        rejects=rejects,
+        max_bad_rows=max_bad_rows,
+    )
+    recommender = _load(bundle, device, precision)
+    report = run_batch(recommender, stream, out, options, restart=not resume, progress=not quiet, say=_say(quiet=quiet))
+    cli_show.show_batch(report, out, as_json=as_json)
+
+
+def check(bundle: Bundle, as_json: Json = False) -> None:
+    """Compare every byte of a bundle with its manifest; exit code 0 when intact, 3 when damaged.
+
+    \b
+    tandem check bundle
+    """
+    from retrieval.storage import check_bundle
+
+    started = time.monotonic()
+    facts = check_bundle(bundle)
+    cli_show.show_facts(facts, as_json=as_json, seconds=time.monotonic() - started)
+
+
+def versions(bundle: Bundle, as_json: Json = False) -> None:
+    """The versions a bundle keeps, oldest first, and which one is current.
+
+    \b
+    tandem versions bundle
+    """
+    cli_show.show_versions(bundle, as_json=as_json)
+
+
+def rollback(
+    bundle: Bundle,
+    to: Annotated[str | None, typer.Option("--to", help="A version, e.g. 000003; else the one before.")] = None,
+) -> None:
+    """Make an older version current again, after verifying it; prints its directory. Nothing is deleted.
+
+    \b
+    tandem rollback bundle
+    tandem rollback bundle --to 000003
+    """
+    from indexes import rollback as roll_back
+
+    if to is not None and to.isdigit():
+        to = to.zfill(6)
+    print(roll_back(bundle, to=to))
+
+
+def _load(bundle: Path, device: str, precision: str) -> Recommender:
+    if precision not in ("auto", "float32", "bfloat16"):
+        raise ValueError(f"--precision: expected auto, float32 or bfloat16, got {precision!r}")
+    if device not in ("auto", "cpu", "cuda") and not device.startswith("cuda:"):
+        raise ValueError(f"--device: expected auto, cpu or cuda, got {device!r}")
+    from retrieval.recommend import Recommender
+
+    return Recommender.load(bundle, device=device, precision=precision)
+
+
+def _ids(option: str, several: list[str] | None, single: list[str] | None) -> list[str] | None:
+    """Ids of a comma-separated option and of its one-by-one twin; None when neither was given."""
+    from retrieval.batch.users import parse_history
+
+    if several is None and single is None:
+        return None
+    try:
+        return [item_id for text in several or [] for item_id in parse_history(text) or ()] + list(single or [])
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{option}: {error}") from None
+
+
+def _column_map(maps: list[str] | None) -> dict[str, str]:
+    pairs = [text.partition("=") for text in maps or []]
+    for (name, equals, column), text in zip(pairs, maps or [], strict=True):
+        if not (name and equals and column):
+            raise ValueError(f"--map: expected NAME=COLUMN, got {text!r}")
+    return {name: column for name, _, column in pairs}
+
+
+def _say(*, quiet: bool) -> Any:
+    started = time.monotonic()
+
+    def say(message: str) -> None:
+        if not quiet:
+            print(f"[{time.monotonic() - started:6.1f} s] {message}", file=sys.stderr, flush=True)
+
+    return say

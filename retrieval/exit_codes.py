@@ -1,6 +1,6 @@
 """What a scheduler reads: every error becomes one line on stderr and one exit code.
 
-    0 done · 1 a defect of this program · 2 bad input · 3 damaged artefact · 4 resources (disk, memory, lock, missing extra)
+    0 done · 1 a defect of this program · 2 bad input · 3 damaged artefact · 4 resources (disk, memory, lock, an extra)
     130 Ctrl-C · 141 nobody reads the output any more · 143 SIGTERM
 
 TANDEM_TRACEBACK=1 shows the traceback as well.

@@ -1,0 +1,188 @@
+"""The unit of work: a chunk of users in, one finished part file out, with a receipt that says what it holds.
+
+A part counts only with its receipt, and the receipt is written after the part is on the disk: a run that is killed
+anywhere leaves parts that are complete or not counted. What is asked of a chunk depends on nothing but the chunk, the
+bundle and the options, so it may run anywhere, in any order, and twice.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+
+from indexes import DamagedArtefact
+from indexes.files import fingerprint, replace_file
+from retrieval.batch.users import UserChunk
+from retrieval.data.export import write_table
+from retrieval.recommend import Filters, Recommender
+from retrieval.two_stage import BATCH_USERS
+
+Format = Literal["parquet", "csv", "jsonl"]
+COLUMNS = ("user_id", "segment", "rank", "item_id", "score")
+
+
+@dataclass(frozen=True)
+class BatchOptions:
+    """What is asked for; changed options mean other lists.
+
+    k: items per user. filters: an attribute filter (see `indexes.filters`). segment: only these users; None takes all.
+    chunk_users: users per part, which is also what is lost at most when a run is killed.
+    """
+
+    k: int = 10
+    filters: Filters = None
+    segment: str | None = None
+    chunk_users: int = 2_048
+    format: Format = "parquet"
+
+    def __post_init__(self) -> None:
+        if self.format not in get_args(Format):
+            raise ValueError(f"format: expected one of {', '.join(get_args(Format))}, got {self.format!r}")
+        if isinstance(self.chunk_users, bool) or not isinstance(self.chunk_users, int) or self.chunk_users < 1:
+            raise ValueError(f"chunk_users: expected 1 or more, got {self.chunk_users!r}")
+
+
+@dataclass(frozen=True)
+class Part:
+    """A finished part file: its name, what it must be again, and what it holds.
+
+    digest: that of the chunk. n_empty: users for whom the filter left no item. n_unknown: users without a history here
+    and unknown to the bundle, who got the popular list.
+    """
+
+    file: str
+    sha256: str
+    size_bytes: int
+    digest: str
+    n_users: int
+    n_rows: int
+    n_empty: int
+    n_unknown: int
+
+
+def part_name(number: int, options: BatchOptions) -> str:
+    """The file name of a part; names sort in the order of the users."""
+    return f"part-{number:06d}.{options.format}"
+
+
+def score_chunk(
+    recommender: Recommender,
+    chunk: UserChunk,
+    options: BatchOptions,
+    *,
+    done: Callable[[int], object] = lambda n_users: None,
+) -> pd.DataFrame:
+    """The lists of a chunk's users, the same as `recommend` gives one by one: columns `COLUMNS`, one row per item.
+
+    Users in the order of the chunk, best item first. segment is null where there is none.
+
+    Args:
+        done: told how many users were finished, some at a time.
+    """
+    frames = []
+    for start in range(0, len(chunk), BATCH_USERS):
+        part = slice(start, start + BATCH_USERS)
+        ids = list(chunk.user_ids[part])
+        frames.append(
+            recommender.recommend_many(
+                ids, histories=_histories(recommender, chunk, part), k=options.k, filters=options.filters
+            )
+        )
+        done(len(ids))
+    frame = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=[*COLUMNS])
+    segment_of = {user: name or None for user, name in zip(chunk.user_ids, chunk.segments, strict=True)}
+    users = [str(user) for user in frame["user_id"]]
+    return pd.DataFrame(
+        {
+            "user_id": pd.Series(users, dtype="str"),
+            "segment": pd.Series([segment_of[user] for user in users], dtype="str"),
+            "rank": frame["rank"].to_numpy(dtype=np.int32),
+            "item_id": pd.Series([str(item) for item in frame["item_id"]], dtype="str"),
+            "score": frame["score"].to_numpy(dtype=np.float32),
+        }
+    )
+
+
+def _histories(recommender: Recommender, chunk: UserChunk, part: slice) -> list[list[str]] | None:
+    """The given histories, the known users' own in the gaps; None where none is given: then nothing is translated."""
+    given = chunk.histories[part]
+    if all(history is None for history in given):
+        return None
+    own = recommender.users.to_rows(chunk.user_ids[part], unknown="ignore")
+    histories = []
+    for row, history in zip(own.tolist(), given, strict=True):
+        if history is None:
+            history = recommender.item_ids.to_ids(recommender.histories[row]).tolist() if row >= 0 else ()
+        histories.append(list(history))
+    return histories
+
+
+def finish_chunk(
+    recommender: Recommender,
+    chunk: UserChunk,
+    options: BatchOptions,
+    *,
+    parts: Path,
+    receipts: Path,
+    done: Callable[[int], object] = lambda n_users: None,
+) -> Part:
+    """Score a chunk, write its part into `parts` and then its receipt into `receipts`; both are on disk on return.
+
+    Raises:
+        OSError: the disk is full; nothing counts that was not complete.
+    """
+    frame = score_chunk(recommender, chunk, options, done=done)
+    file = write_table(frame, parts / part_name(chunk.number, options))
+    written = fingerprint(file, uncached=True)
+    if options.format == "parquet" and pq.read_table(file, page_checksum_verification=True).num_rows != len(frame):
+        raise OSError(f"{file}: expected {len(frame)} rows after writing, read another number; check the disk")
+    unknown = recommender.users.to_rows(chunk.user_ids, unknown="ignore") < 0
+    cold = np.array([history is None for history in chunk.histories], dtype=bool)
+    part = Part(
+        file=file.name,
+        sha256=written.sha256,
+        size_bytes=written.size_bytes,
+        digest=chunk.digest,
+        n_users=len(chunk),
+        n_rows=len(frame),
+        n_empty=len(chunk) - len(set(frame["user_id"])),
+        n_unknown=int((unknown & cold).sum()),
+    )
+    replace_file(receipts / f"{file.name}.json", json.dumps(asdict(part)).encode())
+    return part
+
+
+def finished_part(number: int, digest: str, options: BatchOptions, *, parts: Path, receipts: Path) -> Part | None:
+    """The part of a chunk (by number and digest) if it was finished before and is intact, else None."""
+    receipt = receipts / f"{part_name(number, options)}.json"
+    try:
+        part = part_from(json.loads(receipt.read_bytes()))
+        check_part(parts, part)
+    except (OSError, ValueError):  # not there, torn or altered: it is made again
+        return None
+    return part if part.digest == digest and part.file == part_name(number, options) else None
+
+
+def part_from(values: object) -> Part:
+    """A Part from what `asdict` gave. Raises ValueError when it is none."""
+    if not isinstance(values, Mapping) or set(values) != set(Part.__dataclass_fields__):
+        raise ValueError(f"expected the receipt of a part, got {str(values)[:80]}")
+    return Part(**values)
+
+
+def check_part(folder: Path, part: Part) -> None:
+    """Compare a part file with what its receipt says. Raises DamagedArtefact when it is missing or altered."""
+    file = folder / part.file
+    cure = "run the batch again"
+    if not file.is_file():
+        raise DamagedArtefact(file, "expected this part, it is missing", cure=cure)
+    found = fingerprint(file)
+    if (found.sha256, found.size_bytes) != (part.sha256, part.size_bytes):
+        raise DamagedArtefact(file, f"expected sha256 {part.sha256[:12]}..., got {found.sha256[:12]}...", cure=cure)
