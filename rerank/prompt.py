@@ -9,7 +9,7 @@ stands in the prompt, and loses its own tail only if it alone is longer than the
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -64,7 +64,7 @@ class Template:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, values: dict[str, Sequence[int]]) -> Template:
+    def from_dict(cls, values: Mapping[str, Sequence[int]]) -> Template:
         """The inverse of `to_dict`."""
         return cls(**{name: tuple(int(token) for token in ids) for name, ids in values.items()})
 

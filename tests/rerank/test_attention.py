@@ -31,8 +31,11 @@ def test_a_part_without_any_visible_key_weighs_nothing() -> None:
     query, key, value, more_keys, more_values = parts()
     hidden = torch.ones(1, 1, 1, 7, dtype=torch.bool)
     visible = attend(query, more_keys, more_values, scaling=1.0)
-    for way in (attend, lambda *args, **named: _in_place(*args, named["scaling"], named["hidden"])):
-        joined, _ = join(visible, way(query, key, value, scaling=1.0, hidden=hidden))
+    for unseen in (
+        attend(query, key, value, scaling=1.0, hidden=hidden),
+        _in_place(query, key, value, 1.0, hidden),
+    ):
+        joined, _ = join(visible, unseen)
         torch.testing.assert_close(joined, visible[0])
 
 

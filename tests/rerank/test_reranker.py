@@ -34,32 +34,41 @@ def reranker(precision: str = "float32", **shape: int | bool) -> Reranker:
 
 
 class TestWords(RerankerContract):
-    make = staticmethod(lambda: reranker(**WORDS_ONLY))
+    def make(self) -> Reranker:
+        return reranker(**WORDS_ONLY)
 
 
 class TestWordsNewestLast(RerankerContract):
-    make = staticmethod(lambda: reranker(newest_last=True, **WORDS_ONLY))
+    def make(self) -> Reranker:
+        return reranker(newest_last=True, **WORDS_ONLY)
 
 
 class TestSoftTokens(RerankerContract):
-    make = staticmethod(lambda: reranker(**SOFT_ONLY))
+    def make(self) -> Reranker:
+        return reranker(**SOFT_ONLY)
 
 
 class TestWordsAndSoftTokens(RerankerContract):
-    make = staticmethod(lambda: reranker(**SOFT_ONLY, **WORDS_ONLY))
+    def make(self) -> Reranker:
+        return reranker(**SOFT_ONLY, **WORDS_ONLY)
 
 
 class TestSoftTokensWithHistoryWords(RerankerContract):
-    make = staticmethod(lambda: reranker(**SOFT_ONLY, history_tokens=40))
+    def make(self) -> Reranker:
+        return reranker(**SOFT_ONLY, history_tokens=40)
 
 
 class TestWordsBfloat16(RerankerContract):
-    make = staticmethod(lambda: reranker(precision="bfloat16", **WORDS_ONLY))
+    def make(self) -> Reranker:
+        return reranker(precision="bfloat16", **WORDS_ONLY)
+
     tolerance = BFLOAT16
 
 
 class TestSoftTokensBfloat16(RerankerContract):
-    make = staticmethod(lambda: reranker(precision="bfloat16", **SOFT_ONLY))
+    def make(self) -> Reranker:
+        return reranker(precision="bfloat16", **SOFT_ONLY)
+
     tolerance = BFLOAT16
 
 

@@ -72,7 +72,9 @@ def test_gpt2s_variants_score_as_in_transformers(options: dict) -> None:
     config.num_labels = 1
     torch.manual_seed(0)
     gpt2 = GPT2ForSequenceClassification(config).eval()
-    variant = Reranker(gpt2, tiny_tokenizer(), None, RerankConfig(**WORDS_ONLY), precision="float32", device="cpu")
+    variant = Reranker(
+        gpt2, tiny_tokenizer(), None, RerankConfig.from_dict(WORDS_ONLY), precision="float32", device="cpu"
+    )
     np.testing.assert_allclose(variant.score(GIVEN), plain_scores(variant, GIVEN), atol=1e-5)
 
 
@@ -120,4 +122,4 @@ def test_unknown_options_are_named() -> None:
 )
 def test_impossible_options_are_refused(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        RerankConfig(**({"candidate_tokens": 8} | options))
+        RerankConfig.from_dict({"candidate_tokens": 8} | options)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rerank import RerankConfig, RerankInput, TrainingList, train_reranker, words_of_encoder
-from rerank.model import Words, fit_width
+from rerank.model import Words, blocks_of, fit_width
 from tests.tiny import VOCABULARY, WORDS, tiny_sentence_transformer, tiny_tokenizer
 
 RNG = np.random.default_rng(0)
@@ -135,7 +135,7 @@ def test_frozen_blocks_do_not_change(freeze: str, n_changed: int) -> None:
     def blocks(epoch_lr: float) -> list[torch.Tensor]:
         config = soft_config(freeze=freeze, epochs=1, lr=epoch_lr)
         gpt2 = train_reranker(SOFT_LISTS[:32], validation=SOFT_LISTS[:8], config=config).reranker.gpt2
-        return [block.mlp.c_fc.weight for block in gpt2.transformer.h] + [gpt2.score.weight]
+        return [block.mlp.get_parameter("c_fc.weight") for block in blocks_of(gpt2)] + [gpt2.score.weight]
 
     before, after = blocks(0.0), blocks(1e-2)
     changed = [not torch.equal(one, other) for one, other in zip(before, after, strict=True)]
