@@ -60,10 +60,11 @@ class BoundedLines(io.RawIOBase):
 
     def __init__(self, raw: IO[bytes], file: Path, *, first: bytes = b"", refuse_nul: bool = False) -> None:
         self._raw, self._file, self._first, self._refuse_nul = raw, file, first, refuse_nul
-        self._since_break, self._allowed = 0, MAX_LINE_BYTES
+        self._since_break = 0
+        self._allowed = float("inf")
 
     def allow(self, n_bytes: int) -> None:
-        """Sets how many bytes may pass until the next call."""
+        """Sets how many bytes may pass until the next call; without a call there is no such limit."""
         self._allowed = n_bytes
 
     def readable(self) -> bool:

@@ -9,7 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from retrieval.data import files, parquet_chunks, read_items
+from retrieval.data import files, parquet_chunks, read_interactions, read_items
+from tests.retrieval.data.writing import HEADER, write
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -76,6 +77,20 @@ def test_line_that_does_not_end_is_refused(tmp_path, monkeypatch):
         (tmp_path / name).write_bytes(gzip.compress(b"item_id,title\n" + b"x" * (12 << 20)))
         with pytest.raises(ValueError, match=rf"{name}: a line is longer than 1 MB"):
             read_items(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["x.csv", "x.jsonl"])
+@pytest.mark.parametrize("quote", ["", '"'])
+def test_file_of_many_short_lines_may_be_longer_than_the_longest_line(tmp_path, monkeypatch, name, quote):
+    monkeypatch.setattr(files, "MAX_LINE_BYTES", 1 << 10)
+    rows = [(f"u{n}", "a", n) for n in range(2000)]
+    if name == "x.csv":
+        text = HEADER + "".join(f"{quote}{user}{quote},{item},{time}\n" for user, item, time in rows)
+    else:
+        text = "".join(
+            f'{{"user_id": "{user}", "item_id": "{item}", "timestamp": {time}}}\n' for user, item, time in rows
+        )
+    assert len(read_interactions(write(tmp_path / name, text), items=None)) == 2000
 
 
 def test_quoted_field_that_never_ends_is_refused_before_it_fills_memory(tmp_path):
