@@ -5,7 +5,7 @@ import numpy as np
 from indexes.exact import build_exact
 from indexes.hits import Index
 from indexes.hnsw import build_hnsw
-from indexes.ivf import IVF_FAMILIES, build_ivf
+from indexes.ivf import IVF_FAMILIES, build_ivf, default_n_lists
 from indexes.tuning import TuningReport, tune
 from indexes.vectors import Progress, check_shape
 
@@ -36,7 +36,7 @@ def estimate_bytes(family: str, n_items: int, dim: int, *, recall_target: float 
     }
     if family not in per_item:
         raise ValueError(f"family: expected one of {', '.join(FAMILIES)}, got {family!r}")
-    centroids = int(4 * n_items**0.5) * dim * 4 if family.startswith("ivf") else 0
+    centroids = default_n_lists(n_items) * dim * 4 if family.startswith("ivf") else 0
     return n_items * per_item[family] + centroids
 
 

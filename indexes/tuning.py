@@ -6,6 +6,7 @@ The choice follows counts of compared rows, never clocks, so that the same seed 
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import faiss
 import numpy as np
@@ -56,6 +57,22 @@ class TuningReport:
     def to_json(self) -> dict[str, object]:
         """Return plain dicts and lists, as json.dumps takes them."""
         return asdict(self)
+
+    def plot(self, path: Path | str) -> None:
+        """Draw recall against rows compared into an image file; needs the extra [report]."""
+        try:
+            from matplotlib.figure import Figure
+        except ImportError as error:
+            raise ImportError('plots need matplotlib: pip install "tandem-recommender[report]"') from error
+        figure = Figure(figsize=(7, 5))
+        axes = figure.subplots()
+        for name in sorted({trial.filter for trial in self.trials}):
+            points = sorted((trial.rows_compared, trial.recall) for trial in self.trials if trial.filter == name)
+            axes.plot(*zip(*points, strict=True), marker=".", label=name or "no filter")
+        axes.axhline(self.recall_target, linestyle=":", color="grey")
+        axes.set(xlabel="rows compared per query", ylabel=f"recall@{self.depth}", title=self.family, xscale="log")
+        axes.legend()
+        figure.savefig(path)
 
 
 def expected_recall(found: Hits, truth: Hits) -> float:

@@ -218,7 +218,7 @@ def measure(name: str, world: World, n_threads: int) -> dict[str, Any]:
         **line,
         "build_s": round(built.build_s, 1),
         "build_cpu_s": round(built.build_cpu_s, 1),
-        "size_mb": round(built.size_bytes / 1e6, 1),
+        "size_mb": round(built.size_bytes / 1e6, 3),
         "recall@100": round(share_found(built.engine.search(world.queries, n_threads), world.truth), 4),
         f"queries_per_s_{n_threads}_threads": round(queries_per_second(built.engine, world.queries, n_threads)),
         "queries_per_s_1_thread": round(queries_per_second(built.engine, some, 1)),
