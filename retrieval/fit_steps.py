@@ -12,6 +12,7 @@ from rerank import Reranker, train_reranker
 from retrieval.candidates import feature_names, gather_candidates
 from retrieval.catalogue import Catalogue
 from retrieval.config import Config
+from retrieval.encoder.cache import VectorCache
 from retrieval.encoder.text_encoder import TextEncoder
 from retrieval.encoder.train import TrainedHead
 from retrieval.fusion import Fusion, FusionLists, fit_fusion
@@ -33,9 +34,13 @@ _EMPTY = np.empty(0, dtype=np.int64)
 def load_encoder(config: Config) -> TextEncoder:
     """The configured text encoder, with its cache."""
     cache = Path(config.encoder.cache) if config.encoder.cache else None
-    return TextEncoder.load(
+    encoder = TextEncoder.load(
         config.encoder.name, device=config.device, precision=config.encoder.precision, cache_directory=cache
     )
+    # A fit reads the same validation histories several times.
+    if encoder.cache is None:
+        encoder.cache = VectorCache(None, dim=encoder.dim)
+    return encoder
 
 
 def train_recall_head(

@@ -16,7 +16,7 @@ from rerank import TrainingList
 from retrieval.candidates import gather_candidates
 from retrieval.catalogue import Catalogue
 from retrieval.fusion import Fusion
-from retrieval.sources import Source
+from retrieval.sources import ContentSource, Queries, Source
 from retrieval.two_stage import BATCH_USERS, context_of, rerank_input
 
 
@@ -109,7 +109,6 @@ def make_lists(
     In serving such a target cannot be reached either, and a target put in by hand would be told by its features.
     """
     lists = []
-    empty = np.empty(0, dtype=np.int64)
     for start in tqdm(
         range(0, len(positions), BATCH_USERS),
         desc=progress or "",
@@ -119,10 +118,11 @@ def make_lists(
     ):
         if max_lists is not None and len(lists) >= max_lists:
             break
-        batch = positions[start : start + BATCH_USERS]
+        batch = _found(catalogue, sources, positions[start : start + BATCH_USERS], per_source, keep_seen)
+        if not batch:
+            continue
         histories = [position.history for position in batch]
-        # A seen target (bought again) can only be found where seen items are kept.
-        queries = catalogue.queries(histories, exclude=[empty] * len(batch) if keep_seen else None)
+        queries = _queries(catalogue, histories, keep_seen)
         shown = [position.shown for position in batch]
         pool = gather_candidates(sources, queries, per_source=per_source, extra=shown)
         scores = recall_fusion.score(pool.features, context_of(histories))
@@ -144,3 +144,29 @@ def make_lists(
                     )
                 )
     return lists
+
+
+def _found(
+    catalogue: Catalogue,
+    sources: tuple[Source, ...],
+    positions: Sequence[Position],
+    per_source: int,
+    keep_seen: bool,
+) -> list[Position]:
+    """The positions whose target a cheap source finds: encoding the others' history texts would be for nothing.
+
+    Content alone finds few targets that no other source does, and costs more than all others together.
+    """
+    cheap = [source for source in sources if not isinstance(source, ContentSource)]
+    queries = _queries(catalogue, [position.history for position in positions], keep_seen)
+    targets = np.array([position.target for position in positions])
+    found = np.zeros(len(positions), dtype=bool)
+    for source in cheap:
+        found |= (source.scan(queries).top(per_source).rows == targets[:, None]).any(axis=1)
+    return [position for position, hit in zip(positions, found, strict=True) if hit]
+
+
+def _queries(catalogue: Catalogue, histories: list[np.ndarray], keep_seen: bool) -> Queries:
+    """A seen target (bought again) can only be found where seen items are not excluded."""
+    empty = np.empty(0, dtype=np.int64)
+    return catalogue.queries(histories, exclude=[empty] * len(histories) if keep_seen else None)

@@ -19,6 +19,8 @@ from safetensors.numpy import save as save_tensors
 
 log = logging.getLogger(__name__)
 _KEY_BYTES = 16
+# Without a directory the cache spares repeated work of one run only: 200,000 vectors of 384 take 300 MB.
+MEMORY_TEXTS = 200_000
 
 
 def _key(text: str) -> bytes:
@@ -26,12 +28,18 @@ def _key(text: str) -> bytes:
 
 
 class VectorCache:
-    """All shards of one model in one directory; everything is held in memory (4 bytes x dim per text)."""
+    """All shards of one model in one directory; everything is held in memory (4 bytes x dim per text).
 
-    def __init__(self, directory: Path, *, dim: int) -> None:
+    Args:
+        directory: None keeps vectors in memory only, at most MEMORY_TEXTS of them.
+    """
+
+    def __init__(self, directory: Path | None, *, dim: int) -> None:
         self.directory = directory
         self.dim = dim
         self._vectors: dict[bytes, np.ndarray] = {}
+        if directory is None:
+            return
         directory.mkdir(parents=True, exist_ok=True)
         for shard in sorted(directory.glob("shard-*.safetensors")):
             self._read(shard)
@@ -63,8 +71,12 @@ class VectorCache:
         return missing
 
     def add(self, texts: Sequence[str], vectors: np.ndarray) -> None:
-        """Keep the vectors (n_texts, dim) of these texts, on disk too, in one new shard."""
+        """Keep the vectors (n_texts, dim) of these texts; with a directory on disk too, in one new shard."""
         keys = [_key(text) for text in texts]
+        if self.directory is None:
+            room = max(0, MEMORY_TEXTS - len(self))
+            self._vectors.update(zip(keys[:room], vectors[:room].copy(), strict=True))
+            return
         tensors = {
             "keys": np.frombuffer(b"".join(keys), dtype=np.uint8).reshape(-1, _KEY_BYTES).copy(),
             "vectors": np.ascontiguousarray(vectors, dtype=np.float32),
