@@ -17,6 +17,8 @@ from indexes.ivf import IvfIndex
 from indexes.vectors import blocks, sample_rows
 
 TUNING_QUERIES = 500
+FILTER_QUERIES = 200
+"""Fewer, since each filter needs an exact search of its own."""
 TUNING_DEPTH = 100
 REFINE_FACTORS = (2, 3, 4, 8)
 REFINE_COST = 14
@@ -126,7 +128,7 @@ def tune(
             last = (cost, tuned, found)
     reached = best is not None
     _, chosen, found = best if best is not None else last
-    chosen = _widen(chosen, vectors, sample, recall_target, seed, trials)
+    chosen = _widen(chosen, vectors, sample[:FILTER_QUERIES], recall_target, seed, trials)
     report = TuningReport(
         family=index.family,
         recall_target=recall_target,

@@ -33,7 +33,8 @@ def publish(root: Path | str, fill: Callable[[Path], None], *, facts: Mapping[st
         fill: called once with an empty directory; directories in it with a manifest of their own (an index)
             are verified too.
         facts: stored in the manifest, read after `fill` has returned; the version it replaces is added.
-        keep: how many of the newest versions stay, the new one among them.
+        keep: how many of the newest versions stay, the new one among them; a reader must have loaded an older one by
+            the time it goes.
 
     Returns:
         The directory of the new version.
@@ -50,7 +51,8 @@ def publish(root: Path | str, fill: Callable[[Path], None], *, facts: Mapping[st
         _remove_debris(root)
         sync(root.parent)
         sync(root)
-        number = 1 + max((int(version.name) for version in list_versions(root)), default=0)
+        taken = [int(path.name) for path in (root / "versions").iterdir() if path.name.isdecimal()]
+        number = 1 + max(taken, default=0)
         temporary = root / "versions" / f"{DEBRIS_PREFIX}{number:06d}-{os.getpid()}"
         temporary.mkdir()
         try:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,33 @@ def test_only_the_newest_versions_are_kept(tmp_path: Path) -> None:
     for mark in range(5):
         publish_mark(tmp_path, mark, keep=2)
     assert [version.name for version in list_versions(tmp_path)] == ["000004", "000005"]
+
+
+def test_readers_see_whole_versions_while_new_ones_are_published(tmp_path: Path) -> None:
+    publish_mark(tmp_path, 0)
+    seen: list[int] = []
+    done = threading.Event()
+
+    def read() -> None:
+        while not done.is_set():
+            seen.append(mark_of(tmp_path))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for mark in range(1, 9):
+        publish_mark(tmp_path, mark, keep=100)
+    done.set()
+    reader.join()
+    assert seen == sorted(seen)
+    assert len(set(seen)) > 1
+
+
+def test_what_lies_in_the_way_of_a_number_is_passed_over(tmp_path: Path) -> None:
+    publish_mark(tmp_path, 1)
+    (tmp_path / "versions" / "000002").mkdir()
+    (tmp_path / "versions" / "000002" / "half").write_text("deleted by hand")
+    assert publish_mark(tmp_path, 2).name == "000003"
+    assert mark_of(tmp_path) == 2
 
 
 def test_a_fill_that_fails_changes_nothing(tmp_path: Path) -> None:
