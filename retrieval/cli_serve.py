@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from retrieval import cli_show
+from retrieval.cli_tables import column_map, teller
 
 if TYPE_CHECKING:
     from retrieval.recommend import Recommender
@@ -170,12 +170,12 @@ def batch(
         users,
         chunk_users=chunk_size,
         segment=segment,
-        column_map=_column_map(maps),
+        column_map=column_map(maps),
         rejects=rejects,
         max_bad_rows=max_bad_rows,
     )
     recommender = _load(bundle, device, precision)
-    report = run_batch(recommender, stream, out, options, restart=not resume, progress=not quiet, say=_say(quiet=quiet))
+    report = run_batch(recommender, stream, out, options, restart=not resume, progress=not quiet, say=teller(quiet))
     cli_show.show_batch(report, out, as_json=as_json)
 
 
@@ -238,21 +238,3 @@ def _ids(option: str, several: list[str] | None, single: list[str] | None) -> li
         return [item_id for text in several or [] for item_id in parse_history(text) or ()] + list(single or [])
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{option}: {error}") from None
-
-
-def _column_map(maps: list[str] | None) -> dict[str, str]:
-    pairs = [text.partition("=") for text in maps or []]
-    for (name, equals, column), text in zip(pairs, maps or [], strict=True):
-        if not (name and equals and column):
-            raise ValueError(f"--map: expected NAME=COLUMN, got {text!r}")
-    return {name: column for name, _, column in pairs}
-
-
-def _say(*, quiet: bool) -> Any:
-    started = time.monotonic()
-
-    def say(message: str) -> None:
-        if not quiet:
-            print(f"[{time.monotonic() - started:6.1f} s] {message}", file=sys.stderr, flush=True)
-
-    return say

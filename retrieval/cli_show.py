@@ -77,7 +77,7 @@ def _rows(items: Sequence[Recommendation], *, explain: bool) -> tuple[list[str],
     header += ["recall", "rerank"] * explain + ["why" if explain else "found by"] * has_reasons
     rows = []
     for item in items:
-        row = [str(item.rank), f"{item.score:.4f}", item.item_id, item.title]
+        row = [str(item.rank), _score(item.score), item.item_id, item.title]
         if explain:
             row += [_number(item.recall_score), _number(item.rerank_score)]
         if has_reasons:
@@ -97,6 +97,11 @@ def _remarks(found: RecommendationList, k: int) -> list[str]:
     elif len(found) < k:
         lines.append(f"note: only {len(found)} of the {k} items asked for fit")
     return [printable(line) for line in lines]
+
+
+def _score(value: float) -> str:
+    """Four places, or two digits of a probability too small for them."""
+    return f"{value:.1e}" if 0 < abs(value) < 1e-4 else f"{value:.4f}"
 
 
 def _number(value: float | None) -> str:

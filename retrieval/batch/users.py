@@ -63,9 +63,9 @@ class UserStream:
         rejects: where to write refused rows, in every pass anew.
         max_bad_rows: stop with an error above so many refused rows.
 
-    Raises (while iterating):
-        FileNotFoundError: nothing to read. ValueError: a bad file, column or value, no user left, or no such segment.
-        DamagedArtefact: a truncated or altered file.
+    Raises:
+        FileNotFoundError: nothing to read. While iterating, ValueError: a bad file, column or value, no user left, no
+            such segment; DamagedArtefact: a truncated or altered file.
     """
 
     def __init__(
@@ -81,16 +81,17 @@ class UserStream:
     ) -> None:
         if chunk_users < 1:
             raise ValueError(f"chunk_users: expected 1 or more, got {chunk_users}")
-        self.source, self.segment, self.chunk_users = source, segment, chunk_users
+        self.segment, self.chunk_users = segment, chunk_users
         self.rejected: Counter[str] = Counter()
         """Reason -> refused rows, of the last pass."""
-        self._column_map, self._encoding = column_map, encoding
+        columns = ColumnMap("users", column_map)
+        self._reader = ChunkReader(source, "users", columns, encoding=encoding, all_columns=True)
         self._rejects, self._max_bad_rows = rejects, max_bad_rows
 
     @property
     def name(self) -> str:
         """The table as errors call it."""
-        return str(self.source) if isinstance(self.source, str | Path) else "data frame"
+        return self._reader.name
 
     def __iter__(self) -> Iterator[UserChunk]:
         ids: list[str] = []
@@ -109,8 +110,7 @@ class UserStream:
 
     def _parts(self) -> Iterator[tuple[list[str], list[str], list[History]]]:
         """The good rows of the segment, as the reader's chunks come."""
-        columns = ColumnMap("users", self._column_map)
-        reader = ChunkReader(self.source, "users", columns, encoding=self._encoding, all_columns=True)
+        reader = self._reader
         n_read, n_kept, has_segments = 0, 0, False
         seen: Counter[str] = Counter()
         with RejectLog(self._rejects, max_bad_rows=self._max_bad_rows) as log:
