@@ -11,7 +11,7 @@ from indexes import Index, build_index
 from retrieval.data import Items
 from retrieval.encoder.text_encoder import TextEncoder
 from retrieval.sources.base import Queries
-from retrieval.text import TextConfig, history_text, item_texts
+from retrieval.text import TextConfig, history_text, item_texts, template_fields
 
 
 @dataclass(frozen=True)
@@ -69,10 +69,18 @@ def make_catalogue(
 
 
 def render_items(items: Items, text_config: TextConfig) -> tuple[list[str], list[str]]:
-    """Full and short text of every item. An empty text is replaced by the id, so that no vector is arbitrary."""
+    """Full and short text of every item. An empty text is replaced by the id, so that no vector is arbitrary.
+
+    Raises:
+        ValueError: see `make_catalogue`.
+    """
     records = items.frame.to_dict("records")
     if not records:
         raise ValueError("no items: the item table is empty; give at least one item")
+    named = template_fields(text_config.item_template)
+    if not set(named) & set(items.frame.columns):
+        columns = ", ".join(items.frame.columns)
+        raise ValueError(f"item_template: expected a column of the items ({columns}) in braces, got {named}")
     ids = [str(record["item_id"]) for record in records]
     texts = [text or item_id for text, item_id in zip(item_texts(records, text_config), ids, strict=True)]
     short = item_texts(records, text_config, template=text_config.history_template)

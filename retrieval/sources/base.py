@@ -94,14 +94,20 @@ class IndexScan:
         self._exclude = exclude
 
     def top(self, k: int, *, allowed: np.ndarray | None = None) -> Hits:
-        """Over-fetches by the longest exclude list, so that k items are left. A user without a vector gets none."""
-        known = np.flatnonzero(np.any(self._users != 0, axis=1))
+        """Over-fetches by the user's exclude list, so that k items are left. A user without a vector gets none.
+
+        How deep is searched depends on the user alone (the next power of two, so that a batch takes few searches): an
+        approximate index may find other items at another depth.
+        """
         scores = np.full((len(self._users), k), -np.inf, dtype=np.float32)
         rows = np.full((len(self._users), k), -1, dtype=np.int64)
-        longest = max((len(self._exclude[user]) for user in known), default=0)
-        if len(known):
-            hits = self._index.search(self._users[known], min(k + longest, self._index.n_items), allowed=allowed)
-            for place, user in enumerate(known):
+        depths: dict[int, list[int]] = {}
+        for user in np.flatnonzero(np.any(self._users != 0, axis=1)):
+            depth = 1 << (k + len(self._exclude[user]) - 1).bit_length()
+            depths.setdefault(min(depth, self._index.n_items), []).append(int(user))
+        for depth, users in depths.items():
+            hits = self._index.search(self._users[users], depth, allowed=allowed)
+            for place, user in enumerate(users):
                 keep = (hits.rows[place] >= 0) & ~np.isin(hits.rows[place], self._exclude[user])
                 kept = np.flatnonzero(keep)[:k]
                 rows[user, : len(kept)] = hits.rows[place, kept]
@@ -121,8 +127,7 @@ def top_positive(scores: np.ndarray, k: int) -> Hits:
     rows = np.full((n_users, k), -1, dtype=np.int64)
     best = np.full((n_users, k), -np.inf, dtype=np.float32)
     if found:
-        part = np.argpartition(-scores, found - 1, axis=1)[:, :found] if found < n_items else None
-        columns = np.sort(part, axis=1) if part is not None else np.tile(np.arange(n_items), (n_users, 1))
+        columns = largest_columns(scores, found) if found < n_items else np.tile(np.arange(n_items), (n_users, 1))
         values = np.take_along_axis(scores, columns, axis=1)
         order = np.argsort(-values, axis=1, kind="stable")
         rows[:, :found] = np.take_along_axis(columns, order, axis=1)
@@ -130,3 +135,15 @@ def top_positive(scores: np.ndarray, k: int) -> Hits:
     missing = ~(best > 0)
     rows[missing], best[missing] = -1, -np.inf
     return Hits(scores=best, rows=rows)
+
+
+def largest_columns(scores: np.ndarray, n: int) -> np.ndarray:
+    """int64 (n_rows, n): the columns of the n largest values of every row, rising; of equal values the lower columns."""
+    columns = np.empty((len(scores), n), dtype=np.int64)
+    for user, line in enumerate(scores):  # line by line, so that only one line of positions is in memory
+        columns[user] = np.argpartition(-line, n - 1)[:n]
+        least = line[columns[user]].min()
+        tied = np.flatnonzero(line == least)
+        larger = np.flatnonzero(line > least)
+        columns[user] = np.concatenate([larger, tied[: n - len(larger)]])
+    return np.sort(columns, axis=1)

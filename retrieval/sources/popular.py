@@ -36,7 +36,7 @@ class PopularSource:
 
     def scan(self, queries: Queries) -> MatrixScan:
         """See `Source.scan`."""
-        return MatrixScan(np.tile(self.scores, (len(queries), 1)), queries.exclude)
+        return MatrixScan(np.broadcast_to(self.scores, (len(queries), len(self.scores))), queries.exclude)
 
 
 def count_items(histories: list[np.ndarray], n_items: int) -> np.ndarray:
