@@ -11,10 +11,11 @@ import numpy as np
 from torch import nn
 from transformers import GPT2ForSequenceClassification, PreTrainedTokenizerBase
 
+from rerank.cascade import Cascade, CascadeReport, fit_cascade
 from rerank.config import RerankConfig
 from rerank.context_cache import ContextCache
 from rerank.encode import Encoder
-from rerank.inputs import RerankInput
+from rerank.inputs import RerankInput, TrainingList
 from rerank.model import SoftTokens
 from rerank.precision import resolve_device, resolve_dtype
 from rerank.prompt import Template
@@ -48,6 +49,7 @@ class Reranker:
         self.config = config
         self.encoder = Encoder(config, tokenizer, n_positions=gpt2.config.n_positions, template=template)
         self.scorer = Scorer(self.gpt2, self.soft, dtype=resolve_dtype(precision, place))
+        self.cascade: Cascade | None = None
         self.context_cache = ContextCache(max_bytes=context_cache_mb << 20) if context_cache_mb else None
 
     @classmethod
@@ -63,7 +65,7 @@ class Reranker:
         gpt2, tokenizer, soft, config, template = load_parts(directory)
         if config is None:
             config = foreign_config(gpt2)
-        return cls(
+        reranker = cls(
             gpt2,
             tokenizer,
             soft,
@@ -73,6 +75,8 @@ class Reranker:
             precision=precision,
             context_cache_mb=context_cache_mb,
         )
+        reranker.cascade = Cascade.load(directory)
+        return reranker
 
     @property
     def fingerprint(self) -> str:
@@ -87,16 +91,39 @@ class Reranker:
     def save(self, directory: str | Path) -> None:
         """Write a directory that `load` and `AutoModelForSequenceClassification.from_pretrained` read."""
         save_parts(directory, self.gpt2, self.tokenizer, self.soft, self.config, self.encoder.template)
+        if self.cascade is not None:
+            self.cascade.save(directory)
 
     def score(self, given: RerankInput) -> np.ndarray:
         """float32 (n_candidates,): higher is better, in the order of the candidates given."""
-        if self.context_cache is None:
+        if self.context_cache is None or self.cascade is not None:
             return self.score_many([given])[0]
         return self.scorer.score_returning(self.encoder.encode(given), self.context_cache)
 
     def score_many(self, inputs: Sequence[RerankInput]) -> list[np.ndarray]:
         """Scores of every input, in order. The result for one input does not depend on its neighbours."""
-        return self.scorer.score_many([self.encoder.encode(given) for given in inputs])
+        encoded = [self.encoder.encode(given) for given in inputs]
+        if self.cascade is None:
+            return self.scorer.score_many(encoded)
+        long = [entry.n_candidates > self.cascade.keep for entry in encoded]
+        whole = iter(self.scorer.score_many([e for e, is_long in zip(encoded, long, strict=True) if not is_long]))
+        return [
+            self.cascade.score(self.scorer, entry) if is_long else next(whole)
+            for entry, is_long in zip(encoded, long, strict=True)
+        ]
+
+    def fit_cascade(
+        self, lists: Sequence[TrainingList], *, n_blocks: int, keep: int = 100, tolerance: float = 0.01
+    ) -> CascadeReport:
+        """Score lists longer than `keep` in two passes from now on, if NDCG@10 on `lists` keeps within `tolerance`.
+
+        Otherwise the reranker stays as it was (without a cascade). See `rerank.cascade.fit_cascade`.
+        """
+        encoded = [self.encoder.encode(entry.input) for entry in lists]
+        labels = [entry.labels for entry in lists]
+        cascade, report = fit_cascade(self.scorer, encoded, labels, n_blocks=n_blocks, keep=keep, tolerance=tolerance)
+        self.cascade = cascade if report.accepted else None
+        return report
 
 
 def foreign_config(gpt2: GPT2ForSequenceClassification) -> RerankConfig:

@@ -6,7 +6,6 @@ Rows are packed (no padding in any matrix product with weights); only attention'
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -48,12 +47,15 @@ class Scorer:
         """float32 (n_candidates,) per input, in the order given; empty arrays for inputs without candidates."""
         scores = [np.zeros(encoded.n_candidates, dtype=np.float32) for encoded in batch]
         for group in self._groups(batch):
-            states = self.contexts([batch[user] for user in group])
-            for part in self._parts([batch[user] for user in group]):
-                found = self.candidates([part_of(batch[group[i]], start, stop) for i, start, stop in part], states)
-                ends = np.cumsum([stop - start for _, start, stop in part])
-                for (i, start, stop), values in zip(part, np.split(found, ends[:-1]), strict=True):
-                    scores[group[i]][start:stop] = values
+            members = [batch[user] for user in group]
+            states = self.contexts(members)
+            if len(group) == 1:
+                scores[group[0]] = self.full_scores(members[0], states)
+                continue
+            found = self._score_rows(self._run(members, states, len(self.blocks)))
+            ends = np.cumsum([encoded.n_candidates for encoded in members])
+            for user, values in zip(group, np.split(found, ends[:-1]), strict=True):
+                scores[user] = values
         return scores
 
     @torch.inference_mode()
@@ -61,34 +63,49 @@ class Scorer:
         """Scores of one input whose context may have been seen before, whole or up to its newest tokens."""
         if not encoded.n_candidates:
             return np.zeros(0, dtype=np.float32)
-        states = cache.states(encoded, self)
-        parts = self._parts([encoded])
-        found = [self.candidates([part_of(encoded, start, stop)], states) for ((_, start, stop),) in parts]
-        return np.concatenate(found)
+        return self.full_scores(encoded, cache.states(encoded, self))
 
+    @torch.inference_mode()
+    def full_scores(self, encoded: Encoded, states: ContextStates) -> np.ndarray:
+        """float32 (n_candidates,) of one input against its context's states."""
+        parts = [self._score_rows(self._run([part], states, len(self.blocks))) for part in self._parts(encoded)]
+        return np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)
+
+    @torch.inference_mode()
+    def early_rows(self, encoded: Encoded, states: ContextStates, n_blocks: int) -> np.ndarray:
+        """float32 (n_candidates, width): the candidates' states after the first blocks and the final norm."""
+        parts = [self._normed(self._run([part], states, n_blocks)) for part in self._parts(encoded)]
+        return torch.cat(parts).cpu().numpy()
+
+    @torch.inference_mode()
     def contexts(self, batch: Sequence[Encoded]) -> ContextStates:
         """Keys and values of the contexts of a batch."""
         layout = context_layout([encoded.n_context for encoded in batch], self.embedder.device)
         return run_context(self.blocks, self.embedder.contexts(batch, layout), layout)
 
+    @torch.inference_mode()
     def grow(self, encoded: Encoded, states: ContextStates) -> ContextStates:
         """States of `encoded`, of whose context tokens the first ones are those of `states`."""
         layout = context_layout([encoded.n_context], self.embedder.device)
         rows = self.embedder.contexts([encoded], layout)
         return extend_context(self.blocks, rows[int(states.layout.lengths[0]) :], states)
 
-    def candidates(self, batch: Sequence[Encoded], states: ContextStates) -> np.ndarray:
-        """float32 scores of all candidates of a batch, packed, against the states of the same users."""
+    def _run(self, batch: Sequence[Encoded], states: ContextStates, n_blocks: int) -> torch.Tensor:
         layout = candidate_layout(
             states.layout.lengths,
             [encoded.n_candidates for encoded in batch],
             np.concatenate([encoded.candidate_lengths for encoded in batch]),
             self.embedder.device,
         )
-        rows = run_candidates(self.blocks, self.embedder.candidates(batch, layout), layout, states)
+        rows = self.embedder.candidates(batch, layout)
+        return run_candidates(self.blocks[:n_blocks], rows, layout, states)
+
+    def _normed(self, rows: torch.Tensor) -> torch.Tensor:
         norm = self.final_norm
-        rows = F.layer_norm(rows.float(), norm.normalized_shape, norm.weight, norm.bias, norm.eps)
-        return F.linear(rows, self.head.weight).squeeze(-1).float().cpu().numpy()
+        return F.layer_norm(rows.float(), norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+
+    def _score_rows(self, rows: torch.Tensor) -> np.ndarray:
+        return F.linear(self._normed(rows), self.head.weight).squeeze(-1).cpu().numpy()
 
     def _groups(self, batch: Sequence[Encoded]) -> Iterator[list[int]]:
         """Users of one pass: neighbours in context length, about `max_rows` candidate tokens together."""
@@ -106,28 +123,23 @@ class Scorer:
         if group:
             yield group
 
-    def _parts(self, group: Sequence[Encoded]) -> Iterator[list[tuple[int, int, int]]]:
-        """(user within the group, first, end) slices of candidates; only a user alone is cut into several passes."""
-        if len(group) > 1:
-            yield [(i, 0, encoded.n_candidates) for i, encoded in enumerate(group)]
+    def _parts(self, encoded: Encoded) -> Iterator[Encoded]:
+        """One user's candidates in passes of about `max_rows` tokens."""
+        passes = np.cumsum(encoded.candidate_lengths) // (self.max_rows + 1)
+        if not len(passes) or passes[-1] == 0:
+            yield from [encoded] if encoded.n_candidates else []
             return
-        lengths = group[0].candidate_lengths
-        passes = np.cumsum(lengths) // (self.max_rows + 1)
-        edges = [0, *(np.flatnonzero(np.diff(passes)) + 1).tolist(), len(lengths)]
-        for start, stop in pairwise(edges):
-            yield [(0, start, stop)]
+        for rows in np.split(np.arange(encoded.n_candidates), np.flatnonzero(np.diff(passes)) + 1):
+            yield part_of(encoded, rows)
 
 
-def part_of(encoded: Encoded, start: int, stop: int) -> Encoded:
-    """The same context with candidates start..stop only."""
-    if start == 0 and stop == encoded.n_candidates:
-        return encoded
-    cut = slice(start, stop)
+def part_of(encoded: Encoded, rows: np.ndarray) -> Encoded:
+    """The same context with some candidates only: int64 (n,) their rows, in the order wanted."""
     return Encoded(
         context_vectors=encoded.context_vectors,
         context_ids=encoded.context_ids,
-        candidate_vectors=None if encoded.candidate_vectors is None else encoded.candidate_vectors[cut],
-        candidate_features=None if encoded.candidate_features is None else encoded.candidate_features[cut],
-        candidate_ids=None if encoded.candidate_ids is None else encoded.candidate_ids[cut],
-        n_candidates=stop - start,
+        candidate_vectors=None if encoded.candidate_vectors is None else encoded.candidate_vectors[rows],
+        candidate_features=None if encoded.candidate_features is None else encoded.candidate_features[rows],
+        candidate_ids=None if encoded.candidate_ids is None else [encoded.candidate_ids[row] for row in rows],
+        n_candidates=len(rows),
     )

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from rerank.config import RerankConfig
@@ -73,7 +74,7 @@ def training_speed(
     run.model.train()
     batch = [run.encoder.encode(entry.input) for entry in lists]
     if pairwise:
-        batch = [part_of(encoded, i, i + 1) for encoded in batch for i in range(encoded.n_candidates)]
+        batch = [part_of(encoded, np.array([i])) for encoded in batch for i in range(encoded.n_candidates)]
     seconds = []
     for _ in range(repeats):
         started = time.perf_counter()
