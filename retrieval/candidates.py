@@ -99,7 +99,9 @@ def standardise(raw: np.ndarray, rows: np.ndarray) -> np.ndarray:
     raw = np.where(real, raw, 0).astype(np.float64)
     mean = raw.sum(axis=1, keepdims=True) / count
     deviation = np.sqrt((np.square(raw - mean) * real).sum(axis=1, keepdims=True) / count)
-    z = np.where(deviation > 1e-9, (raw - mean) / np.maximum(deviation, 1e-9), 0)
+    # What rounding in float32 leaves of equal scores says nothing, and may differ from batch to batch.
+    differ = deviation > 1e-9 + 1e-6 * np.abs(mean)
+    z = np.where(differ, (raw - mean) / np.where(differ, deviation, 1), 0)
     # Equal scores share their rank: the number of candidates that are strictly better.
     keyed = np.where(real, raw, -np.inf)
     descending = -np.sort(-keyed, axis=1)
@@ -108,5 +110,5 @@ def standardise(raw: np.ndarray, rows: np.ndarray) -> np.ndarray:
         for source in range(raw.shape[2]):
             rank[user, :, source] = np.searchsorted(-descending[user, :, source], -keyed[user, :, source])
     log_rank = 1 - np.log2(1 + rank) / np.log2(2 + np.maximum(count, 2))
-    log_rank = np.where(deviation > 1e-9, log_rank, 0)
+    log_rank = np.where(differ, log_rank, 0)
     return (np.concatenate([np.clip(z, -8, 8), log_rank], axis=2) * real).astype(np.float32)

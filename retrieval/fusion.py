@@ -95,12 +95,18 @@ def _fit_weights(wide: np.ndarray, rows: np.ndarray, place: np.ndarray, penalty:
 
 
 def _calibrate(scores: np.ndarray, rows: np.ndarray, target: np.ndarray) -> tuple[float, float]:
-    """Platt scaling over all candidates of all lists: slope and offset of the log-odds."""
+    """Platt scaling over all candidates of all lists: slope and offset of the log-odds.
+
+    The labels are Platt's: not 1 and 0 but what so many examples can prove, so that validation lists without a single
+    mistake do not give a slope without end, which would say 0 or 1 of everything.
+    """
     real = rows >= 0
     x = torch.from_numpy(scores[real].astype(np.float64))
     y = torch.from_numpy((rows == target[:, None])[real].astype(np.float64))
     if not 0 < float(y.mean()) < 1:
         return 1.0, 0.0
+    n_taken, n_left = float(y.sum()), float((1 - y).sum())
+    y = torch.where(y > 0, (n_taken + 1) / (n_taken + 2), 1 / (n_left + 2))
     parameters = torch.tensor([1.0, float(torch.logit(y.mean()))], dtype=torch.float64, requires_grad=True)
     optimiser = torch.optim.LBFGS([parameters], max_iter=100, line_search_fn="strong_wolfe")
 

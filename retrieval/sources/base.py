@@ -138,7 +138,7 @@ def top_positive(scores: np.ndarray, k: int) -> Hits:
 
 
 def largest_columns(scores: np.ndarray, n: int) -> np.ndarray:
-    """int64 (n_rows, n): the columns of the n largest values of every row, rising; of equal values the lower columns."""
+    """int64 (n_rows, n): the columns of each row's n largest values, rising; of equal values the lower columns."""
     columns = np.empty((len(scores), n), dtype=np.int64)
     for user, line in enumerate(scores):  # line by line, so that only one line of positions is in memory
         columns[user] = np.argpartition(-line, n - 1)[:n]

@@ -1,0 +1,216 @@
+"""The fusion recovers weights that are known, is calibrated, and never loses against its best part on validation."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from retrieval.fusion import Fusion, FusionLists, fit_fusion, list_ndcg
+from retrieval.ranks import target_ranks
+from retrieval.storage import _fusion, _fusion_dict
+
+NAMES = ("good_score", "weak_score", "noise_score")
+
+
+def make_lists(weights: np.ndarray, n_lists: int = 600, depth: int = 20, seed: int = 0) -> FusionLists:
+    """Lists whose target is drawn from softmax(features @ weights): the model the fusion assumes."""
+    rng = np.random.default_rng(seed)
+    features = rng.normal(size=(n_lists, depth, len(weights))).astype(np.float32)
+    scores = features @ weights
+    probability = np.exp(scores - scores.max(axis=1, keepdims=True))
+    probability /= probability.sum(axis=1, keepdims=True)
+    rows = np.tile(np.arange(depth), (n_lists, 1))
+    place = np.array([rng.choice(depth, p=line) for line in probability])
+    return FusionLists(features, rows, place, rng.normal(size=n_lists).astype(np.float32))
+
+
+@pytest.fixture(scope="module")
+def lists() -> FusionLists:
+    return make_lists(np.array([2.0, 0.7, 0.0]), n_lists=2_000)
+
+
+@pytest.fixture(scope="module")
+def fusion(lists: FusionLists) -> Fusion:
+    return fit_fusion(lists, NAMES)
+
+
+def ndcg(fusion: Fusion, lists: FusionLists) -> float:
+    return float(list_ndcg(fusion.score(lists.features, lists.context), lists.rows, lists.target).mean())
+
+
+def test_ndcg_of_one_target_is_the_inverse_logarithm_of_its_rank():
+    scores = np.array([[3.0, 2.0, 1.0]] * 4)
+    rows = np.array([[7, 8, 9]] * 4)
+    found = list_ndcg(scores, rows, np.array([7, 8, 9, 5]))
+    np.testing.assert_allclose(found, [1 / np.log2(2), 1 / np.log2(3), 1 / np.log2(4), 0])
+
+
+def test_ndcg_is_zero_below_its_depth():
+    scores, rows = -np.arange(12.0)[None], np.arange(12)[None]
+    assert list_ndcg(scores, rows, np.array([9]))[0] == pytest.approx(1 / np.log2(11))
+    assert list_ndcg(scores, rows, np.array([10]))[0] == 0
+
+
+def test_a_constant_score_earns_the_middle_rank():
+    scores, rows = np.zeros((1, 5)), np.arange(5)[None]
+    assert list_ndcg(scores, rows, np.array([0]))[0] == pytest.approx(1 / np.log2(1 + 3))
+
+
+def test_padding_never_outranks_an_item():
+    scores = np.array([[0.0, 9.0, 9.0]])
+    assert list_ndcg(scores, np.array([[4, -1, -1]]), np.array([4]))[0] == 1
+
+
+def test_a_masked_target_ranks_last():
+    assert target_ranks(np.array([[1.0, -np.inf, -np.inf, 0.5]]), np.array([1])).tolist() == [4.0]
+
+
+def test_weights_recover_the_model_that_made_the_lists(fusion):
+    # Up to one factor, since the penalty pulls all of them towards 0.
+    np.testing.assert_allclose(fusion.weights[:3] / fusion.weights[0], [1, 0.7 / 2.0, 0], atol=0.08)
+    np.testing.assert_allclose(fusion.weights[3:] / fusion.weights[0], 0, atol=0.08)
+    assert 1 < fusion.weights[0] < 2.3
+
+
+def test_weights_may_depend_on_how_much_is_known_of_a_user():
+    one, other = make_lists(np.array([2.0, 0.0])), make_lists(np.array([0.0, 2.0]), seed=1)
+    context = np.concatenate([np.full(600, -1.0), np.full(600, 1.0)]).astype(np.float32)
+    joined = FusionLists(
+        np.concatenate([one.features, other.features]),
+        np.concatenate([one.rows, other.rows]),
+        np.concatenate([one.target, other.target]),
+        context,
+    )
+    fusion = fit_fusion(joined, ("a_score", "b_score"))
+    # One of context -1 is weighed by w - v, one of +1 by w + v.
+    np.testing.assert_allclose(fusion.weights[:2] - fusion.weights[2:], [2, 0], atol=0.3)
+    np.testing.assert_allclose(fusion.weights[:2] + fusion.weights[2:], [0, 2], atol=0.3)
+
+
+def test_the_fusion_beats_its_best_part_where_two_parts_know_something(fusion, lists):
+    assert ndcg(fusion, lists) > max(fusion.figures["alone"].values()) + 0.01
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10_000), n_lists=st.integers(4, 40), weight=st.floats(0, 3))
+def test_the_fusion_is_never_worse_than_its_best_part_on_validation(seed, n_lists, weight):
+    lists = make_lists(np.array([weight, 0.0, 0.0]), n_lists=n_lists, depth=15, seed=seed)
+    fusion = fit_fusion(lists, NAMES)
+    best = max(float(list_ndcg(lists.features[:, :, i], lists.rows, lists.target).mean()) for i in range(3))
+    assert ndcg(fusion, lists) >= best - 1e-6
+
+
+def test_figures_tell_each_part_alone_and_what_is_lost_without_it(fusion, lists):
+    figures = fusion.figures
+    assert list(figures["alone"]) == list(NAMES)
+    assert list(figures["without"]) == ["good", "weak", "noise"]
+    assert figures["fused"]["fitted"] == pytest.approx(ndcg(fusion, lists), abs=1e-6)
+    assert figures["without"]["good"] < figures["without"]["weak"] < figures["fused"]["fitted"]
+
+
+def test_probabilities_rise_with_the_score(fusion):
+    scores = np.linspace(-12, 12, 101, dtype=np.float32)
+    probability = fusion.probability(scores)
+    assert probability.dtype == np.float32
+    assert (np.diff(probability) >= 0).all()
+    assert (np.diff(probability[30:70]) > 0).all()
+    assert ((probability > 0) & (probability < 1)).all()
+
+
+def test_probabilities_are_calibrated(fusion, lists):
+    probability = fusion.probability(fusion.score(lists.features, lists.context))
+    taken = lists.rows == lists.target[:, None]
+    assert probability.mean() == pytest.approx(taken.mean(), rel=0.02)
+    for low, high in ((0.0, 0.02), (0.02, 0.1), (0.1, 0.3)):
+        inside = (probability > low) & (probability <= high)
+        assert probability[inside].mean() == pytest.approx(taken[inside].mean(), rel=0.4, abs=0.01)
+
+
+def test_lists_without_their_target_lower_the_probability(lists):
+    half = lists.target.copy()
+    half[::2] = 999
+    fusion = fit_fusion(FusionLists(lists.features, lists.rows, half, lists.context), NAMES)
+    probability = fusion.probability(fusion.score(lists.features, lists.context))
+    assert probability.mean() == pytest.approx(0.5 / 20, rel=0.05)
+
+
+def test_a_target_that_is_always_right_is_likely_and_the_others_are_not():
+    features = np.zeros((200, 10, 1), dtype=np.float32)
+    features[:, 3] = 3
+    lists = FusionLists(features, np.tile(np.arange(10), (200, 1)), np.full(200, 3), np.zeros(200, np.float32))
+    fusion = fit_fusion(lists, ("sure_score",))
+    probability = fusion.probability(fusion.score(features, lists.context))
+    assert probability[:, 3].min() > 0.9
+    assert np.delete(probability, 3, axis=1).max() < 0.05
+
+
+@pytest.mark.parametrize("gap", [4.0, 8.0])
+def test_validation_without_a_mistake_does_not_make_probabilities_extreme(gap):
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(80, 20, 2)).astype(np.float32)
+    features[:, 0, 0] = features[:, :, 0].max(axis=1) + gap
+    lists = FusionLists(features, np.tile(np.arange(20), (80, 1)), np.zeros(80, np.int64), np.zeros(80, np.float32))
+    fusion = fit_fusion(lists, ("sure_score", "noise_score"))
+    probability = fusion.probability(fusion.score(features, lists.context))
+    assert probability[:, 0].mean() > 0.8
+    assert probability.min() > 1e-9
+    assert probability.max() < 1 - 1e-6
+
+
+def test_probabilities_tell_apart_what_the_score_tells_apart():
+    # A step of 12 in a feature that is always right, then small differences: the list still has an order.
+    features = np.tile(np.array([6.0, 1.0, 0.5, 0.0, -2.0], dtype=np.float32)[None, :, None], (200, 1, 1))
+    lists = FusionLists(features, np.tile(np.arange(5), (200, 1)), np.zeros(200, np.int64), np.zeros(200, np.float32))
+    fusion = fit_fusion(lists, ("sure_score",))
+    probability = fusion.probability(fusion.score(features[:1], lists.context[:1]))[0]
+    assert (np.diff(probability) < 0).all()
+
+
+def test_a_fusion_that_prefers_the_wrong_way_round_is_turned_round():
+    lists = make_lists(np.array([-2.0, 0.0]))
+    fusion = fit_fusion(lists, ("a_score", "b_score"))
+    assert fusion.weights[0] < -1
+    assert fusion.calibration[0] > 0
+
+
+def test_padding_does_not_change_the_fit(lists, fusion):
+    padded = FusionLists(
+        np.pad(lists.features, ((0, 0), (0, 7), (0, 0))),
+        np.pad(lists.rows, ((0, 0), (0, 7)), constant_values=-1),
+        lists.target,
+        lists.context,
+    )
+    again = fit_fusion(padded, NAMES)
+    np.testing.assert_allclose(again.weights, fusion.weights, atol=1e-4)
+    np.testing.assert_allclose(again.calibration, fusion.calibration, atol=1e-3)
+
+
+def test_the_same_seed_fits_the_same_fusion(lists, fusion):
+    again = fit_fusion(lists, NAMES)
+    np.testing.assert_array_equal(again.weights, fusion.weights)
+    assert again.calibration == fusion.calibration
+
+
+def test_a_score_does_not_depend_on_the_other_lists(lists, fusion):
+    together = fusion.score(lists.features[:9], lists.context[:9])
+    alone = np.concatenate([fusion.score(lists.features[i : i + 1], lists.context[i : i + 1]) for i in range(9)])
+    np.testing.assert_allclose(together, alone, atol=1e-6)
+
+
+def test_a_fusion_survives_json(fusion, lists):
+    again = _fusion(json.loads(json.dumps(_fusion_dict(fusion))))
+    np.testing.assert_array_equal(
+        again.score(lists.features, lists.context), fusion.score(lists.features, lists.context)
+    )
+    assert (again.names, again.calibration, again.figures) == (fusion.names, fusion.calibration, fusion.figures)
+
+
+def test_too_few_lists_with_their_target_are_refused():
+    lists = make_lists(np.array([1.0]), n_lists=5)
+    lists.target[1:] = 999
+    with pytest.raises(ValueError, match="expected 2 or more lists that hold their target, got 1 of 5"):
+        fit_fusion(lists, ("a_score",))
