@@ -18,6 +18,7 @@ from retrieval.explain import explain_item, found_by
 from retrieval.results import Recommendation, RecommendationList
 from retrieval.sources import Queries
 from retrieval.stage_one import SourceSettings
+from retrieval.text import clean_text
 from retrieval.two_stage import Ranked, TwoStage, context_of
 
 MAX_K = 1_000
@@ -132,10 +133,11 @@ class Recommender:
         Raises:
             ValueError: an empty text, k outside 1..1000, or a filter that cannot be read.
         """
-        if not isinstance(text, str) or not text.strip():
+        wanted = clean_text(text) if isinstance(text, str) else ""
+        if not wanted:
             raise ValueError(f"search: expected some text, got {text!r}")
         catalogue = self.model.catalogue
-        hits = catalogue.index.search(catalogue.encoder.encode([text]), _check_k(k), allowed=self._allowed(filters))
+        hits = catalogue.index.search(catalogue.encoder.encode([wanted]), _check_k(k), allowed=self._allowed(filters))
         return self._plain_list(hits, k, skip=-1)
 
     def similar(self, item_id: str, *, k: int = 10, filters: Filters = None) -> RecommendationList:

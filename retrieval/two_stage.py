@@ -115,7 +115,8 @@ class TwoStage:
         logits = np.full(candidates.rows.shape, np.nan, dtype=np.float32)
         if self.reranker is None:
             return logits
-        users = [user for user in range(len(queries)) if len(queries.histories[user]) and candidates.rows[user, 0] >= 0]
+        some = (candidates.rows >= 0).any(axis=1)  # nobody, where everything is filtered out
+        users = [user for user in range(len(queries)) if len(queries.histories[user]) and some[user]]
         inputs = [
             rerank_input(
                 self.catalogue,
