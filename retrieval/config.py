@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from rerank import RerankConfig
 from retrieval.encoder.heads import HeadConfig
 from retrieval.encoder.text_encoder import DEFAULT_ENCODER
-from retrieval.encoder.train import HeadTraining
+from retrieval.encoder.steps import HeadTraining
 from retrieval.text import TextConfig
 from retrieval.two_stage import Depths
 

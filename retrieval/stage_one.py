@@ -12,7 +12,8 @@ import scipy.sparse as sp
 from indexes import build_index
 from retrieval.catalogue import Catalogue
 from retrieval.encoder.heads import HeadConfig, RecallHead
-from retrieval.encoder.train import HeadTraining, TrainedHead, embed_items, train_head
+from retrieval.encoder.steps import HeadTraining
+from retrieval.encoder.train import TrainedHead, embed_items, train_head
 from retrieval.fusion import list_ndcg
 from retrieval.sources import (
     ContentSource,

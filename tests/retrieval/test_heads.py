@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from retrieval.encoder import train
+from retrieval.encoder import steps
 from retrieval.encoder.heads import HeadConfig, RecallHead
 from retrieval.encoder.train import (
     HeadTraining,
@@ -207,8 +207,8 @@ def test_a_softmax_over_a_sample_of_everything_is_the_softmax_over_everything(he
     padded = pad_histories(RING, 6)
     with torch.inference_mode():
         arguments = head, torch.from_numpy(TEXT_VECTORS), padded, np.random.default_rng(0), 0.1
-        full = train._loss(*arguments)
-        monkeypatch.setattr(train, "FULL_SOFTMAX_ITEMS", 0)
-        monkeypatch.setattr(train, "_SAMPLED_ITEMS", N_ITEMS)
-        sampled = train._loss(*arguments)
+        full = steps._loss(*arguments)
+        monkeypatch.setattr(steps, "FULL_SOFTMAX_ITEMS", 0)
+        monkeypatch.setattr(steps, "_SAMPLED_ITEMS", N_ITEMS)
+        sampled = steps._loss(*arguments)
     torch.testing.assert_close(sampled, full, atol=1e-5, rtol=0)

@@ -1,0 +1,167 @@
+"""One optimiser step of the recall head at a time: windows of histories in, a loss out, averaged weights kept.
+
+Softmax over the catalogue; above FULL_SOFTMAX_ITEMS over the batch's targets and a uniform sample, corrected for it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from retrieval.encoder.heads import RecallHead
+from retrieval.encoder.text_encoder import has_fast_bfloat16
+
+FULL_SOFTMAX_ITEMS = 20_000
+_SAMPLED_ITEMS = 8_192
+
+
+@dataclass(frozen=True)
+class HeadTraining:
+    """How the head is trained.
+
+    max_passes: passes over the data at the most. round_positions: validation comes after so many predicted positions
+    (after a whole pass, where that is less). patience: rounds without a better validation figure before it stops.
+    averaging: the weights that count are a moving average with this decay per step (Polyak and Juditsky 1992), so that
+    a good moment to stop needs no learning-rate schedule of its own.
+    """
+
+    max_passes: float = 20.0
+    round_positions: int = 60_000
+    patience: int = 3
+    batch_positions: int = 1_500
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.2
+    warmup_steps: int = 50
+    averaging: float = 0.99
+    label_smoothing: float = 0.1
+    max_windows: int = 20
+    seed: int = 0
+    max_seconds: float | None = None
+
+
+def windows(histories: Sequence[np.ndarray], length: int, max_windows: int) -> list[np.ndarray]:
+    """Histories cut into pieces of at most length + 1 items, newest first; neighbours overlap by one, so
+    that every item but the first is predicted exactly once."""
+    pieces = []
+    for history in histories:
+        end = len(history)
+        for _ in range(max_windows):
+            if end < 2:
+                break
+            start = max(0, end - length - 1)
+            pieces.append(np.asarray(history[start:end]))
+            end = start + 1 if start else 0
+    return pieces
+
+
+def pad_histories(histories: Sequence[np.ndarray], length: int) -> Tensor:
+    """int64 (n, longest): the newest `length` rows of every history at the right, -1 at the left where none is."""
+    longest = max(1, min(length, max((len(history) for history in histories), default=1)))
+    padded = np.full((len(histories), longest), -1, dtype=np.int64)
+    for row, history in enumerate(histories):
+        newest = history[-longest:]
+        if len(newest):
+            padded[row, -len(newest) :] = newest
+    return torch.from_numpy(padded)
+
+
+def _batches(lengths: np.ndarray, positions: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """One pass: shuffled batches of windows of similar length, each of about so many positions."""
+    order = np.argsort(lengths + 2 * rng.random(len(lengths)), kind="stable")
+    batch = np.cumsum(lengths[order] - 1) // positions
+    batches = np.split(order, np.flatnonzero(np.diff(batch)) + 1)
+    rng.shuffle(batches)  # pyright: ignore[reportArgumentType]
+    return batches
+
+
+def _loss(head: RecallHead, text: Tensor, padded: Tensor, rng: np.random.Generator, smoothing: float) -> Tensor:
+    """Cross-entropy of the next item at every position; (Bengio and Senecal 2008) correction when it is sampled."""
+    inputs, targets = padded[:, :-1], padded[:, 1:]
+    known = (inputs >= 0) & (targets >= 0)
+    wanted = targets[known]
+    n_items = len(text)
+    rows = torch.arange(n_items, device=text.device)
+    vectors = head.item_vectors(text, rows) if n_items <= FULL_SOFTMAX_ITEMS else None
+    if vectors is not None:
+        users = head.states(vectors[inputs.clamp_min(0)], inputs < 0)[known]
+        logits = (users @ vectors.T).float() * head.log_scale.exp()
+        return torch.nn.functional.cross_entropy(logits, wanted, label_smoothing=smoothing)
+    sample = torch.from_numpy(rng.choice(n_items, _SAMPLED_ITEMS, replace=False)).to(text.device)
+    used, place = torch.unique(torch.cat([inputs[inputs >= 0], wanted]), return_inverse=True)
+    in_vectors = head.item_vectors(text[used], used)
+    lookup = torch.zeros_like(inputs)
+    lookup[inputs >= 0] = place[: int((inputs >= 0).sum())]
+    users = head.states(in_vectors[lookup], inputs < 0)[known]
+    classes, wanted_place = torch.unique(wanted, return_inverse=True)
+    others = sample[~torch.isin(sample, classes)]
+    class_vectors = head.item_vectors(text[torch.cat([classes, others])], torch.cat([classes, others]))
+    logits = (users @ class_vectors.T).float() * head.log_scale.exp()
+    # A sampled item stands for n_items / n_sampled items; the targets are always there and stand for themselves.
+    logits[:, len(classes) :] += math.log(n_items / _SAMPLED_ITEMS)
+    return torch.nn.functional.cross_entropy(logits, wanted_place, label_smoothing=smoothing)
+
+
+class HeadTrainer:
+    """The head, its optimiser and its averaged weights, moved on by a number of steps at a time."""
+
+    def __init__(
+        self,
+        head: RecallHead,
+        text: Tensor,
+        pieces: list[np.ndarray],
+        training: HeadTraining,
+        rng: np.random.Generator,
+    ) -> None:
+        self.head, self.text, self.pieces, self.training, self.rng = head, text, pieces, training, rng
+        self.lengths = np.array([len(piece) for piece in pieces])
+        self.steps_per_pass = len(_batches(self.lengths, training.batch_positions, np.random.default_rng(0)))
+        self.step = 0
+        self._queue: list[np.ndarray] = []
+        self._average = {name: value.detach().clone() for name, value in head.state_dict().items()}
+        self._optimiser = torch.optim.AdamW(
+            head.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay
+        )
+
+    def run(self, steps: int) -> float:
+        """So many steps; returns their mean loss."""
+        self.head.train()
+        place = self.text.device
+        total = 0.0
+        for _ in range(steps):
+            if not self._queue:
+                self._queue = _batches(self.lengths, self.training.batch_positions, self.rng)
+            batch = [self.pieces[i] for i in self._queue.pop()]
+            padded = pad_histories(batch, self.head.config.history_items + 1).to(place)
+            for group in self._optimiser.param_groups:
+                group["lr"] = self.training.learning_rate * min(1.0, (self.step + 1) / self.training.warmup_steps)
+            with torch.autocast(place.type, torch.bfloat16, enabled=has_fast_bfloat16(place)):
+                loss = _loss(self.head, self.text, padded, self.rng, self.training.label_smoothing)
+            self._optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(self.head.parameters(), 1.0)
+            self._optimiser.step()
+            self.step += 1
+            # Early on the average must not remember the random start.
+            decay = min(self.training.averaging, (1 + self.step) / (10 + self.step))
+            with torch.no_grad():
+                for name, value in self.head.state_dict().items():
+                    self._average[name].lerp_(value, 1 - decay)
+            total += loss.item()
+        return total / steps
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """The head with its averaged weights; the trained ones come back after."""
+        trained = {name: value.clone() for name, value in self.head.state_dict().items()}
+        self.head.load_state_dict(self._average)
+        try:
+            yield
+        finally:
+            self.head.load_state_dict(trained)
+            self.head.train()
