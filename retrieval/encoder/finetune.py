@@ -273,5 +273,7 @@ def _with_weights(encoder: TextEncoder, trainer: SafeTrainer) -> TextEncoder:
     model.load_state_dict(trainer.model.state_dict())
     tuned = TextEncoder(model, name=f"{encoder.name} (fine-tuned)", precision=encoder.precision)
     if encoder.cache is not None:
-        tuned.cache = VectorCache(encoder.cache.directory.with_name(tuned.fingerprint[:16]), dim=tuned.dim)
+        old = encoder.cache.directory
+        # Vectors of other weights must never mix; on disk each fingerprint has a directory of its own.
+        tuned.cache = VectorCache(old.with_name(tuned.fingerprint[:16]) if old else None, dim=tuned.dim)
     return tuned

@@ -41,7 +41,7 @@ class Pairs:
         """The texts as the losses read them: anchor, positive, negatives, in this order of the columns."""
         # An item stands in many pairs; it is cut once.
         used = np.unique(np.concatenate([self.positives, self.negatives.ravel()]))
-        cut = {row: cut_to_tokens(item_texts[row], max_tokens) for row in used.tolist()}
+        cut = {row: cut_to_tokens(item_texts[row], max_tokens) for row in map(int, used)}
         columns = {
             "history": [cut_to_tokens(text, max_tokens) for text in self.history_texts],
             "item": [cut[int(row)] for row in self.positives],
@@ -54,7 +54,7 @@ class Pairs:
 def history_text_of(history: np.ndarray, titles: Sequence[str], text_config: TextConfig) -> str:
     """The text of a history (item rows, oldest first), newest item first."""
     newest = history[::-1][: text_config.history_items]
-    return history_text([titles[row] for row in newest.tolist()], text_config)
+    return history_text([titles[int(row)] for row in newest], text_config)
 
 
 def sample_positions(
@@ -174,6 +174,6 @@ def make_pairs(
     whole = np.flatnonzero((negatives >= 0).all(axis=1) & np.array([bool(text) for text in texts]))
     if not len(whole):
         raise ValueError(
-            f"fine-tuning: no user left {config.hard_negatives} items untaken; lower finetune.hard_negatives, or set it to 0"
+            f"fine-tuning: no user left {config.hard_negatives} items untaken; set finetune.hard_negatives lower, or 0"
         )
     return Pairs(users[whole], positives[whole], negatives[whole], tuple(texts[pair] for pair in whole))

@@ -102,6 +102,14 @@ class SafeTrainer(SentenceTransformerTrainer):
     def add_model_card_callback(self, default_args_dict: dict[str, object]) -> None:
         """No model card: a bundle's manifest says what was trained on what."""
 
+    def evaluate(
+        self, eval_dataset: object = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Leaves the random state as it was: how often one looks must not change what is learned."""
+        devices = [self.args.device] if self.args.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            return super().evaluate(ignore_keys=ignore_keys, metric_key_prefix=metric_key_prefix)
+
     def _save(self, output_dir: str | None = None, state_dict: object = None) -> None:
         self.model.save(str(output_dir or self.args.output_dir), create_model_card=False, safe_serialization=True)
 
