@@ -14,6 +14,7 @@ from typing import cast
 import faiss
 import numpy as np
 
+from indexes.exact import scan_rows
 from indexes.hits import Hits, Param, check_allowed, check_queries, empty_hits, finish
 from indexes.kernel import (
     Arrays,
@@ -36,8 +37,7 @@ KMEANS_ROUNDS = 4
 """Ten find 0.9443 where four find 0.9433 (32,000 x 384, 54 of 715 lists), in twice the time."""
 QUERY_BLOCK = 256
 """Queries routed through a filter at once: bounds the (queries, lists) tables."""
-REFINE_ROWS = 32_768
-"""Rows decoded at once when hits under a filter are refined: 50 MB at 384 dimensions."""
+PROBE_GROUPS = 4
 
 
 @dataclass(frozen=True)
@@ -114,45 +114,64 @@ class IvfIndex:
         matches = np.bincount(self.list_of_row[mask], minlength=self.n_lists)
         compared = float(self.params.get("breadth", 1)) * self.n_probe / self.n_lists * self.n_items
         wanted = max(math.ceil(compared), depth)
-        reach = min(math.ceil(self.refine * depth), int(matches.sum()))
-        selector = mask_selector(mask)
+        if isinstance(self.faiss_index, faiss.IndexRefine) and matches.sum() <= wanted:
+            codes = faiss.downcast_index(self.faiss_index.refine_index)
+            found = scan_rows(codes, queries, depth, np.flatnonzero(mask))
+            return finish(found.scores, found.rows, k)
         scores = np.empty((len(queries), depth), dtype=np.float32)
         rows = np.empty((len(queries), depth), dtype=np.int64)
+        selector = mask_selector(mask)
         for start in range(0, len(queries), QUERY_BLOCK):
             block = slice(start, start + QUERY_BLOCK)
-            lists, coarse = self._route(queries[block], matches, wanted)
-            found = search_given_lists(self.lists, queries[block], reach, lists, coarse, selector)
-            scores[block], rows[block] = self._order_again(queries[block], *found, depth)
+            route = self._route(queries[block], matches, wanted)
+            if isinstance(self.faiss_index, faiss.IndexRefine):
+                found = self._probe_by_depth(self.faiss_index, queries[block], depth, route[0], selector)
+            else:
+                found = search_given_lists(self.lists, queries[block], depth, *route, selector)
+            scores[block], rows[block] = found
         return finish(scores, rows, k)
 
     def _route(self, queries: np.ndarray, matches: np.ndarray, wanted: int) -> Arrays:
         """Choose each query's lists, nearest first, until they hold `wanted` matching rows.
 
         Returns:
-            coarse scores and list numbers as `search_given_lists` takes them, in its order: lists, coarse.
+            lists int64 (q, width), in order of distance, -1 where there is no need to look, and their coarse scores
+            float32 (q, width). Lists without a match are left out, save for an IndexRefine, which counts lists.
         """
-        useful = np.flatnonzero(matches)
+        by_number = isinstance(self.faiss_index, faiss.IndexRefine)
+        useful = np.arange(self.n_lists) if by_number else np.flatnonzero(matches)
         coarse = queries @ self.centroids[useful].T
         order = np.argsort(-coarse, axis=1, kind="stable")
-        before = np.cumsum(matches[useful][order], axis=1) - matches[useful][order]
-        taken = before < wanted
-        width = int(taken.sum(axis=1).max())
+        held = matches[useful][order]
+        taken = (np.cumsum(held, axis=1) - held < wanted) & (held > 0)
+        width = int(np.flatnonzero(taken.any(axis=0))[-1]) + 1
         lists = np.where(taken, useful[order], -1)[:, :width]
         return lists, np.take_along_axis(coarse, order, axis=1)[:, :width]
 
-    def _order_again(self, queries: np.ndarray, scores: np.ndarray, rows: np.ndarray, depth: int) -> Arrays:
-        """Score candidates by their longer codes and keep the best `depth`; FAISS does this only without a filter."""
-        if not isinstance(self.faiss_index, faiss.IndexRefine):
-            return scores, rows
-        codes = faiss.downcast_index(self.faiss_index.refine_index)
-        step = max(1, REFINE_ROWS // rows.shape[1])
-        for start in range(0, len(queries), step):
-            part = rows[start : start + step]
-            vectors = codes.reconstruct_batch(np.maximum(part, 0).ravel()).reshape(*part.shape, self.dim)
-            scores[start : start + step] = np.matmul(vectors, queries[start : start + step, :, None])[:, :, 0]
-        scores[rows < 0] = -np.inf
-        best = np.lexsort((rows, -scores), axis=1)[:, :depth]
-        return np.take_along_axis(scores, best, axis=1), np.take_along_axis(rows, best, axis=1)
+    def _probe_by_depth(
+        self,
+        refined: faiss.IndexRefine,
+        queries: np.ndarray,
+        depth: int,
+        lists: np.ndarray,
+        selector: faiss.IDSelector,
+    ) -> Arrays:
+        """Search queries together that look equally far, since an IndexRefine takes no lists but a number of them."""
+        width = lists.shape[1]
+        n_probes = width - np.argmax(lists[:, ::-1] >= 0, axis=1)
+        scores = np.empty((len(queries), depth), dtype=np.float32)
+        rows = np.empty((len(queries), depth), dtype=np.int64)
+        for group in np.array_split(np.argsort(n_probes, kind="stable"), PROBE_GROUPS):
+            if group.size:
+                scores[group], rows[group] = search_refined(
+                    refined,
+                    queries[group],
+                    depth,
+                    n_probe=int(n_probes[group].max()),
+                    refine=self.refine,
+                    selector=selector,
+                )
+        return scores, rows
 
     @cached_property
     def centroids(self) -> np.ndarray:

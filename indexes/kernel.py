@@ -34,9 +34,17 @@ def search_lists(index: faiss.IndexIVF, queries: np.ndarray, k: int, *, n_probe:
     return index.search(queries, k, params=_faiss.SearchParametersIVF(nprobe=n_probe))
 
 
-def search_refined(index: faiss.IndexRefine, queries: np.ndarray, k: int, *, n_probe: int, refine: float) -> Arrays:
+def search_refined(
+    index: faiss.IndexRefine,
+    queries: np.ndarray,
+    k: int,
+    *,
+    n_probe: int,
+    refine: float,
+    selector: faiss.IDSelector | None = None,
+) -> Arrays:
     """Search the lists by their short codes for refine * k rows and order those by the longer codes."""
-    within = _faiss.SearchParametersIVF(nprobe=n_probe)
+    within = _faiss.SearchParametersIVF(nprobe=n_probe, sel=selector)
     params = _faiss.IndexRefineSearchParameters(k_factor=float(refine), base_index_params=within)
     return index.search(queries, k, params=params)
 

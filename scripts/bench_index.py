@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import faiss
 import numpy as np
@@ -31,21 +31,15 @@ DEPTH = 100
 RIVALS = ("hnswlib", "usearch", "voyager")
 EF_VALUES = (100, 128, 160, 200, 256, 320, 400, 512, 640, 800, 1024, 1536, 2048)
 REPEATS = 3
-
-
-class Engine(Protocol):
-    """Something that was built and can be searched."""
-
-    def search(self, queries: np.ndarray, n_threads: int) -> np.ndarray:
-        """Return rows int64 (n_queries, DEPTH)."""
-        ...
+SHARES = (0.5, 0.1, 0.01, 0.001)
+N_FILTER_QUERIES = 300
 
 
 @dataclass(frozen=True)
 class Built:
     """An engine tuned to the recall target, and what that took."""
 
-    engine: Engine
+    engine: Any
     build_s: float
     build_cpu_s: float
     size_bytes: int
@@ -95,12 +89,12 @@ def make_queries(vectors: np.ndarray, given: np.ndarray | None, n_queries: int, 
 class OurEngine:
     """One of our families, loaded from where it was saved."""
 
-    def __init__(self, index: Any) -> None:
-        self.index = index
+    def __init__(self, index: Any, allowed: np.ndarray | None = None) -> None:
+        self.index, self.allowed = index, allowed
 
     def search(self, queries: np.ndarray, n_threads: int) -> np.ndarray:
         faiss.omp_set_num_threads(n_threads)
-        return self.index.search(queries, DEPTH).rows
+        return self.index.search(queries, DEPTH, allowed=self.allowed).rows
 
 
 def build_ours(family: str, world: World, n_threads: int) -> Built:
@@ -116,57 +110,43 @@ def build_ours(family: str, world: World, n_threads: int) -> Built:
 
 
 class HnswlibEngine:
+    ef = DEPTH
+
     def __init__(self, module: Any, vectors: np.ndarray, n_threads: int) -> None:
         self.index = module.Index(space="ip", dim=vectors.shape[1])
         self.index.init_index(max_elements=len(vectors), M=16, ef_construction=200, random_seed=0)
         self.index.add_items(vectors, np.arange(len(vectors)), num_threads=n_threads)
 
-    def set_ef(self, ef: int) -> None:
-        self.index.set_ef(ef)
-
     def search(self, queries: np.ndarray, n_threads: int) -> np.ndarray:
+        self.index.set_ef(self.ef)
         return self.index.knn_query(queries, k=DEPTH, num_threads=n_threads)[0].astype(np.int64)
-
-    def save(self, path: str) -> None:
-        self.index.save_index(path)
 
 
 class UsearchEngine:
+    ef = DEPTH
+
     def __init__(self, module: Any, vectors: np.ndarray, n_threads: int) -> None:
         self.index = module.index.Index(ndim=vectors.shape[1], metric="ip", dtype="bf16", connectivity=16)
         self.index.add(np.arange(len(vectors)), vectors, threads=n_threads)
 
-    def set_ef(self, ef: int) -> None:
-        self.index.expansion_search = ef
-
     def search(self, queries: np.ndarray, n_threads: int) -> np.ndarray:
+        self.index.expansion_search = self.ef
         return self.index.search(queries, DEPTH, threads=n_threads).keys.astype(np.int64).reshape(-1, DEPTH)
-
-    def save(self, path: str) -> None:
-        self.index.save(path)
 
 
 class VoyagerEngine:
+    ef = DEPTH
+
     def __init__(self, module: Any, vectors: np.ndarray, n_threads: int) -> None:
         self.index = module.Index(module.Space.InnerProduct, num_dimensions=vectors.shape[1], M=16, random_seed=0)
         self.index.add_items(vectors, np.arange(len(vectors)), num_threads=n_threads)
-
-    def set_ef(self, ef: int) -> None:
-        self.ef = ef
 
     def search(self, queries: np.ndarray, n_threads: int) -> np.ndarray:
         rows, _ = self.index.query(queries, k=DEPTH, num_threads=n_threads, query_ef=self.ef)
         return rows.astype(np.int64)
 
-    def save(self, path: str) -> None:
-        self.index.save(path)
 
-
-RIVAL_ENGINES: dict[str, Callable[[Any, np.ndarray, int], Any]] = {
-    "hnswlib": HnswlibEngine,
-    "usearch": UsearchEngine,
-    "voyager": VoyagerEngine,
-}
+RIVAL_ENGINES = {"hnswlib": HnswlibEngine, "usearch": UsearchEngine, "voyager": VoyagerEngine}
 
 
 def build_rival(name: str, module: Any, world: World, n_threads: int) -> Built:
@@ -176,13 +156,14 @@ def build_rival(name: str, module: Any, world: World, n_threads: int) -> Built:
     build_s, build_cpu_s = time.perf_counter() - started, time.process_time() - cpu_started
     ef = EF_VALUES[-1]
     for value in EF_VALUES:
-        engine.set_ef(value)
+        engine.ef = value
         if share_found(engine.search(world.tuning, n_threads), world.tuning_truth) >= world.recall_target:
             ef = value
             break
     with tempfile.TemporaryDirectory() as directory:
-        engine.save(str(Path(directory) / "index"))
-        size = (Path(directory) / "index").stat().st_size
+        path = Path(directory) / "index"
+        engine.index.save_index(str(path)) if name == "hnswlib" else engine.index.save(str(path))
+        size = path.stat().st_size
     return Built(engine, build_s, build_cpu_s, size, {"ef": ef})
 
 
@@ -191,7 +172,10 @@ def share_found(rows: np.ndarray, truth: Hits) -> float:
 
 
 def queries_per_second(
-    engine: Engine, queries: np.ndarray, n_threads: int, clock: Callable[[], float] = time.perf_counter
+    engine: Any,
+    queries: np.ndarray,
+    n_threads: int,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> float:
     """Return the best of REPEATS, so that other work on the machine disturbs least."""
     best_s = float("inf")
@@ -202,7 +186,24 @@ def queries_per_second(
     return len(queries) / best_s
 
 
-def measure(name: str, world: World, n_threads: int) -> dict[str, Any]:
+def measure_filters(built: Built, world: World, n_threads: int) -> dict[str, dict[str, float]]:
+    """Return recall and speed under filters that let a share of the rows pass, at random or on one side of a plane."""
+    rng = np.random.default_rng(0)
+    queries = world.queries[:N_FILTER_QUERIES]
+    side = world.vectors @ rng.normal(size=world.vectors.shape[1]).astype(np.float32)
+    masks = {f"random {share:g}": rng.random(len(world.vectors)) < share for share in SHARES}
+    masks |= {f"side {share:g}": side >= np.quantile(side, 1 - share) for share in SHARES}
+    figures = {}
+    for name, allowed in masks.items():
+        truth = exact_hits(world.vectors, queries, DEPTH, allowed=allowed)
+        engine = OurEngine(built.engine.index, allowed)  # type: ignore[attr-defined]
+        share = share_found(engine.search(queries, n_threads), truth)
+        speed = queries_per_second(engine, queries, n_threads)
+        figures[name] = {"recall@100": round(share, 4), "queries_per_s": round(speed)}
+    return figures
+
+
+def measure(name: str, world: World, n_threads: int, *, filters: bool = False) -> dict[str, Any]:
     line: dict[str, Any] = {"engine": name, "n_items": len(world.vectors), "dim": world.vectors.shape[1]}
     if name in RIVALS:
         try:
@@ -224,7 +225,12 @@ def measure(name: str, world: World, n_threads: int) -> dict[str, Any]:
         "queries_per_s_1_thread": round(queries_per_second(built.engine, some, 1)),
         "queries_per_cpu_s": round(queries_per_second(built.engine, some, 1, time.process_time)),
         "params": built.params,
+        **({"filters": measure_filters(built, world, n_threads)} if filters and name not in RIVALS else {}),
     }
+
+
+def readable(line: dict[str, Any]) -> str:
+    return "  ".join(f"{name} {value}" for name, value in line.items() if not isinstance(value, dict))
 
 
 def plot(lines: list[dict[str, Any]], path: Path, n_threads: int) -> None:
@@ -244,7 +250,7 @@ def plot(lines: list[dict[str, Any]], path: Path, n_threads: int) -> None:
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--json", action="store_true", help="print JSON lines alone, no headings")
+    parser.add_argument("--json", action="store_true", help="print JSON lines, not a table")
     parser.add_argument("--n-items", type=int, default=100_000)
     parser.add_argument("--dim", type=int, default=384, help="without --vectors")
     parser.add_argument("--vectors", type=Path, help="real embeddings, .npy float32 (n, dim)")
@@ -254,6 +260,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--recall", type=float, default=0.95)
     parser.add_argument("--threads", type=int, default=faiss.omp_get_max_threads())
     parser.add_argument("--engines", default=",".join([*FAMILIES, *RIVALS]), help="some of these, by comma")
+    parser.add_argument("--filters", action="store_true", help="also measure our families under attribute filters")
     parser.add_argument("--plot", type=Path, help="also draw speed against size into this file")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args(argv)
@@ -282,12 +289,10 @@ def main(argv: list[str] | None = None) -> int:
         exact_hits(vectors, queries, DEPTH),
         options.recall,
     )
-    if not options.json:
-        print(f"{options.n_items} vectors of {vectors.shape[1]} dimensions, {len(queries)} queries, k = {DEPTH}")
     lines = []
     for name in options.engines.split(","):
-        lines.append(measure(name, world, options.threads))
-        print(json.dumps(lines[-1]), flush=True)
+        lines.append(measure(name, world, options.threads, filters=options.filters))
+        print(json.dumps(lines[-1]) if options.json else readable(lines[-1]), flush=True)
     if options.plot:
         plot(lines, options.plot, options.threads)
     return 0

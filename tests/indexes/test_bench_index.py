@@ -23,12 +23,13 @@ def test_each_engine_gives_one_json_line(capsys: pytest.CaptureFixture[str], tmp
         "1",
     ]
     plot = tmp_path / "plot.png"
-    assert bench_index.main([*options, "--engines", "exact,ivf_sq8", "--plot", str(plot)]) == 0
+    assert bench_index.main([*options, "--engines", "exact,ivf_sq8", "--filters", "--plot", str(plot)]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["engine"] for line in lines] == ["exact", "ivf_sq8"]
     assert lines[0]["recall@100"] == 1.0
     assert lines[1]["recall@100"] > 0.9
     assert all(line["queries_per_s_1_threads"] > 0 and line["size_mb"] > 0 for line in lines)
+    assert lines[1]["filters"]["random 0.5"]["recall@100"] > 0.9
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
