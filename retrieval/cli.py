@@ -18,7 +18,6 @@ from retrieval import cli_serve, cli_train
 from retrieval.exit_codes import BAD_INPUT, INTERRUPTED, OK, guarded
 
 DISTRIBUTION = "tandem-recommender"
-_HANDLER = "tandem"
 _HELP = """Tandem, a two-stage text recommender: BERT and FAISS find candidates, GPT-2 orders them.
 
 \b
@@ -51,6 +50,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
+
+
+class _StderrHandler(logging.Handler):
+    """Writes to whatever stderr is at the moment: `main` may be called more than once in a process."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr)
 
 
 def version() -> str:
@@ -92,18 +98,18 @@ def _set_up_logging(verbose: int) -> None:
     """Warnings of ours always, our steps with -v, everything with -vv; the libraries' chatter only with -vv."""
     level = {0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG)
     root = logging.getLogger()
-    for handler in [handler for handler in root.handlers if handler.get_name() == _HANDLER]:
-        root.removeHandler(handler)  # of an earlier call in this process, whose stderr may be another one
-    handler = logging.StreamHandler(sys.stderr)
-    handler.set_name(_HANDLER)
-    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
-    root.addHandler(handler)
+    if not any(isinstance(handler, _StderrHandler) for handler in root.handlers):
+        handler = _StderrHandler()
+        handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+        root.addHandler(handler)
     root.setLevel(level)
     for name in _CHATTY:
         logging.getLogger(name).setLevel(logging.ERROR if verbose < 2 else logging.NOTSET)
     if verbose < 2:
         for name, value in _QUIET.items():
             os.environ.setdefault(name, value)
+        if (loaded := sys.modules.get("transformers.utils.logging")) is not None:
+            loaded.disable_progress_bar()  # too late for the variables: somebody calls `main` from Python
 
 
 cli_train.register(app)

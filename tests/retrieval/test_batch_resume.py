@@ -1,0 +1,182 @@
+"""Batch runs that are killed, stopped, damaged or changed, and what the next run makes of them."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from indexes import DamagedArtefact, Locked
+from indexes.files import exclusive
+from retrieval.batch import check_output
+from retrieval.recommend import Recommender
+from retrieval.storage import save_bundle
+from tests import world
+from tests.retrieval.batch_runs import K, bytes_of, score, some_users, watched
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="session")
+def users() -> pd.DataFrame:
+    """Every user of the world and a stranger; two segments."""
+    return some_users()
+
+
+def test_nothing_is_seen_before_everything_is_done(recommender, users, tmp_path):
+    out = tmp_path / "lists"
+    seen = []
+    score(watched(recommender, lambda: seen.append(out.exists())), users, out)
+    assert seen == [False] * 6
+    assert check_output(out)["n_users"] == 41
+
+
+def test_a_stopped_run_goes_on_where_it_stopped(recommender, users, tmp_path):
+    score(recommender, users, tmp_path / "whole")
+    calls = []
+
+    def stop_at_the_fourth() -> None:
+        calls.append(True)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        score(watched(recommender, stop_at_the_fourth), users, tmp_path / "lists")
+    assert not (tmp_path / "lists").exists()
+    assert score(recommender, users, tmp_path / "lists")["n_computed"] == 41 - 3 * 8
+    assert bytes_of(tmp_path / "lists") == bytes_of(tmp_path / "whole")
+
+
+def test_a_killed_process_leaves_a_run_that_goes_on_byte_for_byte(bundle, tmp_path):
+    histories = [[world.item_id("toy", number), world.item_id("film", number // 12)] for number in range(300)]
+    users = pd.DataFrame({"user_id": [f"u{number}" for number in range(300)], "history": histories})
+    users.to_parquet(tmp_path / "users.parquet")
+    command = [sys.executable, "-m", "retrieval.cli", "batch", str(bundle), "--users", str(tmp_path / "users.parquet")]
+    command += ["--out", str(tmp_path / "lists"), "-k", str(K), "--chunk-size", "8"]
+    command += ["--device", "cpu", "--precision", "float32"]
+    receipts = tmp_path / ".lists.partial" / "receipts"
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not (receipts.is_dir() and len(list(receipts.glob("part-*.json"))) >= 3) and time.monotonic() < deadline:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert not (tmp_path / "lists").exists()
+
+    here = Recommender.load(bundle, device="cpu", precision="float32")
+    went_on = score(here, users, tmp_path / "lists")
+    assert 0 < went_on["n_computed"] < 300
+    score(here, users, tmp_path / "whole")
+    assert not list(tmp_path.glob(".*.partial"))
+    rows = [pd.read_parquet(tmp_path / name).sort_values(["user_id", "rank"]) for name in ("lists", "whole")]
+    assert rows[0].to_csv() == rows[1].to_csv()
+    assert not rows[0].duplicated(["user_id", "rank"]).any()
+
+
+def test_half_made_and_altered_parts_are_made_again(recommender, users, tmp_path):
+    score(recommender, users, tmp_path / "whole")
+
+    def stop() -> None:
+        if len(list(work.glob("receipts/*.json"))) == 3:
+            raise OSError(28, "No space left on device")
+
+    work = tmp_path / ".lists.partial"
+    with pytest.raises(OSError, match="No space left"):
+        score(watched(recommender, stop), users, tmp_path / "lists")
+    (work / "parts" / "part-000000.parquet").write_bytes(b"PAR1")
+    (work / "receipts" / "part-000001.parquet.json").write_bytes(b"{")
+    (work / "parts" / ".part-000003.parquet.99.tmp").write_bytes(b"half")
+    assert score(recommender, users, tmp_path / "lists")["n_computed"] == 41 - 8
+    assert bytes_of(tmp_path / "lists") == bytes_of(tmp_path / "whole")
+
+
+def test_a_full_disk_leaves_no_lists_and_the_next_run_succeeds(recommender, users, tmp_path):
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, limit[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            score(recommender, users, tmp_path / "lists")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert not (tmp_path / "lists").exists()
+    assert score(recommender, users, tmp_path / "lists")["n_users"] == 41
+
+
+def test_finished_lists_are_not_computed_again(recommender, users, tmp_path):
+    score(recommender, users, tmp_path / "lists")
+    before = {file: file.stat().st_mtime_ns for file in (tmp_path / "lists").iterdir()}
+    assert score(recommender, users, tmp_path / "lists")["n_computed"] == 0
+    assert {file: file.stat().st_mtime_ns for file in (tmp_path / "lists").iterdir()} == before
+
+
+def test_damaged_lists_are_found_and_made_again(recommender, users, tmp_path):
+    score(recommender, users, tmp_path / "lists")
+    part = tmp_path / "lists" / "part-000002.parquet"
+    whole = part.read_bytes()
+    part.write_bytes(whole[:500] + bytes([whole[500] ^ 1]) + whole[501:])
+    with pytest.raises(DamagedArtefact, match=r"part-000002.parquet: expected sha256"):
+        check_output(tmp_path / "lists")
+    assert score(recommender, users, tmp_path / "lists")["n_computed"] == 41
+    assert part.read_bytes() == whole
+
+
+def test_changed_options_are_refused_unless_told_to_restart(recommender, users, tmp_path):
+    score(recommender, users, tmp_path / "lists")
+    with pytest.raises(ValueError, match=r"made with other options \(k 4 -> 3\); give the old ones again"):
+        score(recommender, users, tmp_path / "lists", k=3)
+    assert not list(tmp_path.glob(".*"))
+    assert score(recommender, users, tmp_path / "lists", k=3, restart=True)["n_rows"] == 41 * 3
+    assert len(pd.read_parquet(tmp_path / "lists")) == 41 * 3
+
+
+def test_an_unfinished_run_of_other_options_is_refused_unless_told_to_restart(recommender, users, tmp_path):
+    def stop() -> None:
+        if (tmp_path / ".lists.partial" / "receipts" / "part-000001.parquet.json").exists():
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        score(watched(recommender, stop), users, tmp_path / "lists")
+    with pytest.raises(ValueError, match=r"an unfinished run made with other options \(filters None -> .colour"):
+        score(recommender, users, tmp_path / "lists", filters="colour = 'red'")
+    assert score(recommender, users, tmp_path / "lists", filters="colour = 'red'", restart=True)["n_computed"] == 41
+
+
+def test_another_bundle_or_other_users_are_refused(recommender, users, tmp_path):
+    score(recommender, users, tmp_path / "lists")
+    with pytest.raises(ValueError, match="holds the lists of other users"):
+        score(recommender, users[:40], tmp_path / "lists")
+    save_bundle(tmp_path / "bundle", recommender)
+    other = Recommender.load(tmp_path / "bundle", device="cpu", precision="float32")
+    with pytest.raises(ValueError, match=r"other options \(bundle '"):
+        score(other, users, tmp_path / "lists")
+
+
+def test_only_the_chunks_whose_users_changed_are_computed_again(recommender, users, tmp_path):
+    def stop() -> None:
+        if (tmp_path / ".lists.partial" / "receipts" / "part-000003.parquet.json").exists():
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        score(watched(recommender, stop), users, tmp_path / "lists")
+    changed = users.copy()
+    changed.loc[9, "user_id"] = "somebody else"
+    score(recommender, changed, tmp_path / "whole")
+    assert score(recommender, changed, tmp_path / "lists")["n_computed"] == 41 - 3 * 8
+    assert bytes_of(tmp_path / "lists") == bytes_of(tmp_path / "whole")
+
+
+def test_two_runs_at_once_are_refused(recommender, users, tmp_path):
+    (tmp_path / ".lists.partial").mkdir()
+    with (
+        exclusive(tmp_path / ".lists.partial" / ".lock"),
+        pytest.raises(Locked, match=f"locked by process {os.getpid()}"),
+    ):
+        score(recommender, users, tmp_path / "lists")
