@@ -122,7 +122,7 @@ def test_one_text_is_not_a_history(recommender):
 
 @pytest.mark.parametrize("name", ["", "  ", "a\x00b", " toy-fan-00"])
 def test_a_malformed_user_id_is_refused(recommender, name):
-    with pytest.raises(ValueError, match="id (is empty|holds|begins)"):
+    with pytest.raises(ValueError, match=r"id (is empty|holds|begins)"):
         recommender.recommend(name)
 
 

@@ -227,7 +227,7 @@ def test_an_encoder_other_than_the_one_of_the_index_is_refused(bundle, tmp_path)
     shutil.copytree(tiny_sentence_transformer(tmp_path / "other", dim=16, seed=9), version / "encoder")
     (version / "manifest.json").unlink()
     write_manifest(version, facts=facts)
-    with pytest.raises(DamagedArtefact, match="encoder: .*fingerprint"):
+    with pytest.raises(DamagedArtefact, match=r"encoder: .*fingerprint"):
         Recommender.load(version, device="cpu")
 
 

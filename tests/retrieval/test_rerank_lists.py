@@ -1,0 +1,140 @@
+"""The reranker's training lists are what stage one would have shown at moments of the past."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+
+from retrieval.catalogue import Catalogue, make_catalogue
+from retrieval.fusion import Fusion
+from retrieval.rerank_lists import LazyLists, Position, RerankList, choose_positions, make_lists
+from retrieval.sources import ItemItemSource, PopularSource, Source
+from retrieval.text import TextConfig
+from tests.world import RING
+
+
+def rows(*values: int) -> np.ndarray:
+    return np.array(values, dtype=np.int64)
+
+
+@pytest.fixture(scope="module")
+def catalogue(items, encoder) -> Catalogue:
+    return make_catalogue(items, encoder, text_config=TextConfig())
+
+
+@pytest.fixture(scope="module")
+def sources(catalogue) -> tuple[Source, ...]:
+    """The first ring by its rule: after n comes n + 1, then n + 2; and one popular item, row 40."""
+    matrix = sp.lil_matrix((catalogue.n_items, catalogue.n_items), dtype=np.float32)
+    for place in range(RING):
+        matrix[place, (place + 1) % RING] = 1.0
+        matrix[place, (place + 2) % RING] = 0.5
+    counts = np.zeros(catalogue.n_items)
+    counts[40] = 9
+    return ItemItemSource("neighbours", sp.csr_matrix(matrix), decay=0.5), PopularSource(counts)
+
+
+@pytest.fixture(scope="module")
+def fusion() -> Fusion:
+    """Neighbours first, popularity after."""
+    names = ("neighbours_score", "popular_score", "neighbours_rank", "popular_rank")
+    return Fusion(names, np.array([1.0, 0.1, 0, 0, 0, 0, 0, 0]), 0.0, 1.0, (1.0, 0.0), {})
+
+
+def lists_of(catalogue, sources, fusion, positions, **options) -> list[RerankList]:
+    options = {"per_source": 3, "depth": 5, "keep_seen": False, **options}
+    return make_lists(catalogue, sources, fusion, positions, **options)
+
+
+def test_positions_are_moments_with_a_past_and_a_next_item():
+    history = rows(5, 6, 7, 8)
+    positions = choose_positions([history], np.array([0]), per_user=10, rng=np.random.default_rng(0))
+    assert [(p.history.tolist(), p.target) for p in positions] == [([5], 6), ([5, 6], 7), ([5, 6, 7], 8)]
+
+
+def test_no_more_positions_than_asked_are_taken_of_a_user_and_none_twice():
+    histories = [np.arange(30), np.arange(2), np.arange(1), np.arange(0)]
+    positions = choose_positions(histories, np.arange(4), per_user=4, rng=np.random.default_rng(0))
+    lengths = [len(position.history) for position in positions]
+    assert len(positions) == 4 + 1
+    assert len(set(lengths[:4])) == 4
+    assert lengths[:4] == sorted(lengths[:4])
+
+
+def test_positions_of_other_users_are_not_taken():
+    positions = choose_positions(
+        [np.arange(5), 10 + np.arange(5)], np.array([1]), per_user=9, rng=np.random.default_rng(0)
+    )
+    assert all(position.target >= 10 for position in positions)
+
+
+def test_what_was_shown_and_not_taken_joins_a_position_unless_it_is_the_target():
+    positions = choose_positions(
+        [rows(1, 2, 3)], np.array([0]), per_user=9, shown=[rows(3, 30)], rng=np.random.default_rng(0)
+    )
+    assert [position.shown.tolist() for position in positions] == [[3, 30], [30]]
+
+
+def test_a_list_holds_the_candidates_in_their_order_with_the_target_marked(catalogue, sources, fusion):
+    (found,) = lists_of(catalogue, sources, fusion, [Position(rows(0, 1), 2, rows())])
+    # After 0 and 1: item 2 scores 1 + 0.5 * 0.5, item 3 scores 0.5; 1 is seen; 40 is popular.
+    assert found.rows.tolist()[:3] == [2, 3, 40]
+    assert found.labels.tolist()[:3] == [1, 0, 0]
+    assert found.labels.sum() == 1
+    assert found.features.shape == (len(found.rows), 4)
+    assert found.history.tolist() == [0, 1]
+
+
+def test_a_target_that_stage_one_does_not_find_gives_no_list(catalogue, sources, fusion):
+    assert lists_of(catalogue, sources, fusion, [Position(rows(0), 30, rows())]) == []
+
+
+def test_a_target_below_the_depth_gives_no_list(catalogue, sources, fusion):
+    position = Position(rows(0), 2, rows())
+    assert len(lists_of(catalogue, sources, fusion, [position], depth=2)) == 1
+    assert lists_of(catalogue, sources, fusion, [position], depth=1) == []
+
+
+def test_seen_items_are_in_no_list_unless_they_are_kept(catalogue, sources, fusion):
+    position = Position(rows(1, 0), 2, rows())
+    (masked,) = lists_of(catalogue, sources, fusion, [position])
+    assert not np.isin(masked.rows, [0, 1]).any()
+    (kept,) = lists_of(catalogue, sources, fusion, [position], keep_seen=True)
+    assert 1 in kept.rows
+
+
+def test_what_was_shown_is_in_the_list_however_low_it_ranks(catalogue, sources, fusion):
+    (found,) = lists_of(catalogue, sources, fusion, [Position(rows(0), 1, rows(33, 34))], depth=3)
+    assert {33, 34} < set(found.rows.tolist())
+    assert found.labels[found.rows == 1].tolist() == [1]
+
+
+def test_no_more_lists_are_made_than_needed(catalogue, sources, fusion):
+    positions = [Position(rows(0), 1, rows())] * 300
+    assert len(lists_of(catalogue, sources, fusion, positions, max_lists=5)) <= 128
+    assert lists_of(catalogue, sources, fusion, []) == []
+
+
+def test_a_list_becomes_titles_and_vectors_when_it_is_read(catalogue, sources, fusion):
+    made = lists_of(catalogue, sources, fusion, [Position(rows(0, 1), 2, rows()), Position(rows(4), 5, rows())])
+    lazy = LazyLists(catalogue, made, history_items=10)
+    assert len(lazy) == len(list(lazy)) == 2
+    first = lazy[0]
+    assert first.input.context_texts == (catalogue.titles[1], catalogue.titles[0])  # newest first
+    assert first.input.candidate_texts[0] == catalogue.titles[2]
+    np.testing.assert_array_equal(first.input.context_vectors, catalogue.text_vectors[[1, 0]])
+    np.testing.assert_array_equal(first.input.candidate_vectors, catalogue.text_vectors[made[0].rows])
+    np.testing.assert_array_equal(first.labels, made[0].labels)
+    assert len(lazy[1:]) == 1
+    assert lazy[1:][0].input.context_texts == (catalogue.titles[4],)
+
+
+def test_features_of_a_list_are_those_of_serving(catalogue, sources, fusion):
+    from retrieval.candidates import gather_candidates
+
+    (found,) = lists_of(catalogue, sources, fusion, [Position(rows(0, 1), 2, rows())])
+    pool = gather_candidates(sources, catalogue.queries([rows(0, 1)]), per_source=3)
+    place = {int(row): n for n, row in enumerate(pool.rows[0])}
+    expected = pool.features[0, [place[int(row)] for row in found.rows]]
+    np.testing.assert_allclose(found.features.astype(np.float32), expected, atol=4e-3)  # kept in float16
