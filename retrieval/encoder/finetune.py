@@ -24,7 +24,7 @@ from typing import Literal
 import numpy as np
 from sentence_transformers.sentence_transformer import losses
 from torch import nn
-from transformers import PrinterCallback
+from transformers import PrinterCallback, TrainerState
 
 from retrieval.encoder.cache import VectorCache
 from retrieval.encoder.finetune_config import FinetuneConfig
@@ -134,6 +134,8 @@ def finetune_encoder(
     require_finetuning()
     started = time.monotonic()
     titles = item_texts if titles is None else titles
+    check = _content_validation(item_texts, titles, validation, text_config, config, keep_seen)
+    label = progress and f"{progress}: mine negatives"
     pairs = make_pairs(
         encoder,
         item_texts,
@@ -142,30 +144,32 @@ def finetune_encoder(
         text_config=text_config,
         config=config,
         keep_seen=keep_seen,
-        progress=progress and f"{progress}: mine negatives",
+        progress=label,
     )
     columns = pairs.columns(item_texts, max_tokens=config.max_tokens)
-    check = _content_validation(item_texts, titles, validation, text_config, config, keep_seen)
     before = check.measure(encoder) if check else {}
     with nullcontext(output_directory) if output_directory else tempfile.TemporaryDirectory() as root:
-        run = Path(str(root)) / _run_name(encoder, columns, config)
+        run = Path(str(root)) / _run_name(encoder, columns, check, config)
         trainer = _train(encoder, columns, check, config, run, device=device, progress=progress)
-        curve = evaluations(trainer.state)
-        after = max(curve, key=lambda entry: entry["figure"]) if curve else {}
-        kept = not check or after["figure"] >= before["figure"]
-        tuned = _with_weights(encoder, trainer) if kept else encoder
-    result = FinetuneReport(
-        kept=kept,
-        n_pairs=len(pairs),
-        steps=trainer.state.global_step,
-        seconds=time.monotonic() - started,
+    result = _report(trainer.state, before, n_pairs=len(pairs), seconds=time.monotonic() - started)
+    log.info("%s", result)
+    report(result)
+    return _with_weights(encoder, trainer) if result.kept else encoder
+
+
+def _report(state: TrainerState, before: dict[str, float], *, n_pairs: int, seconds: float) -> FinetuneReport:
+    """The best weights against the start."""
+    curve = evaluations(state)
+    after = max(curve, key=lambda entry: entry["figure"]) if curve else {}
+    return FinetuneReport(
+        kept=not before or after["figure"] >= before["figure"],
+        n_pairs=n_pairs,
+        steps=state.global_step,
+        seconds=seconds,
         before={name: before[name] for name in before if name != "figure"},
         after={name: after[name] for name in after if name != "figure"},
         curve=curve,
     )
-    log.info("%s", result)
-    report(result)
-    return tuned
 
 
 def _content_validation(
@@ -192,14 +196,17 @@ def _content_validation(
     )
 
 
-def _run_name(encoder: TextEncoder, columns: dict[str, list[str]], config: FinetuneConfig) -> str:
+def _run_name(
+    encoder: TextEncoder, columns: dict[str, list[str]], check: ContentValidation | None, config: FinetuneConfig
+) -> str:
     """Of the weights, the texts and the config: only a run that would do the same finds the checkpoints.
 
     max_seconds is left out, so that a run that ran out of time can be given more.
     """
     facts = {**asdict(config), "max_seconds": None}
     digest = hashlib.sha256(f"{encoder.fingerprint} {json.dumps(facts, sort_keys=True)}".encode())
-    for name, texts in columns.items():
+    checked = {"validation": [*check.history_texts, *map(str, check.targets)]} if check else {}
+    for name, texts in {**columns, **checked}.items():
         digest.update(json.dumps([name, texts]).encode())
     return f"finetune-{digest.hexdigest()[:16]}"
 

@@ -252,6 +252,8 @@ def test_a_run_cut_short_goes_on_from_its_checkpoint_to_the_same_weights(
     assert report.curve[0]["step"] == short.steps
     assert not broken.exists()
     assert same_weights(resumed, tuned[0])
+    done_before, _ = tune(encoder, shop, QUICK, tmp_path)
+    assert same_weights(done_before, tuned[0])
 
 
 def test_checkpoints_hold_no_pickle(encoder: TextEncoder, shop: Shop, tmp_path: Path):
