@@ -1,0 +1,166 @@
+"""The nightly jobs: one JSON line, an exit code for the scheduler, and the old version until the new one is whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from indexes import resolve
+from indexes.files import exclusive
+from retrieval import Recommender
+from retrieval.cli import main as tandem
+from scripts import batch_score, build_index
+from tests import world
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def own_bundle(bundle: Path, tmp_path: Path) -> Path:
+    """A copy that a test may change."""
+    return Path(shutil.copytree(bundle, tmp_path / "bundle"))
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]):
+    """Runs a job: exit code, the JSON line (or None), the last line of stderr."""
+
+    def call(job, *arguments: object):
+        capsys.readouterr()
+        code = job.main([str(argument) for argument in arguments])
+        out, err = capsys.readouterr()
+        assert out.count("\n") == (1 if code == 0 else 0)
+        return code, json.loads(out) if out else None, err.strip().rsplit("\n", 1)[-1]
+
+    return call
+
+
+def write_items(frame: pd.DataFrame, folder: Path) -> Path:
+    file = folder / "items.csv"
+    frame.to_csv(file, index=False)
+    return file
+
+
+# build_index
+
+
+def test_the_same_items_embed_nothing_and_give_the_same_lists(run, own_bundle, recommender, tmp_path):
+    items = write_items(world.item_frame(), tmp_path)
+    code, told, _ = run(build_index, own_bundle, "--items", items, "--device", "cpu")
+    assert code == 0
+    assert (told["n_items"], told["n_embedded"], told["n_removed"], told["n_users"]) == (52, 0, 0, 96)
+    served = Recommender.load(own_bundle, device="cpu", precision="float32")
+    assert served.facts["directory"] == told["version"] == str(own_bundle / "versions" / "000002")
+    for user in ("toy-fan-01", "film-fan-07"):
+        assert served.recommend(user).item_ids == recommender.recommend(user).item_ids
+
+
+def test_only_changed_and_new_texts_are_embedded(run, own_bundle, tmp_path):
+    frame = world.item_frame().set_index("item_id")
+    frame.loc["toy-03", "title"] = "small green soap"
+    frame.loc["soap-1"] = ["a big soap", "", "toy", "", "red", 1]
+    items = write_items(frame.drop(index="film-05").reset_index(), tmp_path)
+    code, told, _ = run(build_index, own_bundle, "--items", items, "--device", "cpu")
+    assert (code, told["n_items"], told["n_embedded"], told["n_removed"]) == (0, 52, 2, 1)
+    served = Recommender.load(own_bundle, device="cpu")
+    assert served.search("a big soap", k=1).item_ids == ["soap-1"]
+    assert "film-05" not in served.item_ids
+    assert all("film-05" not in served.item_ids.to_ids(history) for history in served.histories)
+
+
+def test_newer_histories_are_served(run, own_bundle, tmp_path):
+    items = write_items(world.item_frame(), tmp_path)
+    newer = tmp_path / "newer.csv"
+    newer.write_text("customer,item_id,timestamp\nnewcomer,toy-01,1\nnewcomer,toy-02,2\n")
+    arguments = ("--items", items, "--interactions", newer, "--map", "user_id=customer", "--device", "cpu")
+    code, told, _ = run(build_index, own_bundle, *arguments)
+    assert (code, told["n_users"]) == (0, 1)
+    served = Recommender.load(own_bundle, device="cpu", precision="float32")
+    assert served.recommend("newcomer").item_ids == served.recommend(history=["toy-01", "toy-02"]).item_ids
+
+
+def test_refused_rows_are_counted_and_kept(run, own_bundle, tmp_path):
+    frame = world.item_frame()
+    frame.loc[3, "item_id"] = " "
+    items = write_items(frame, tmp_path)
+    arguments = ("--items", items, "--rejects", tmp_path / "rejects", "--device", "cpu")
+    code, told, _ = run(build_index, own_bundle, *arguments)
+    assert (code, told["n_items"], told["rejected"]) == (0, 51, 1)
+    assert '"row": 5' in (tmp_path / "rejects" / "items.rejects.jsonl").read_text()
+    assert run(build_index, own_bundle, *arguments, "--max-bad-rows", "0")[0] == 2
+
+
+def test_a_failed_rebuild_leaves_the_current_version(run, own_bundle, tmp_path):
+    items = write_items(world.item_frame(), tmp_path)
+    strangers = write_items(pd.DataFrame({"item_id": ["x"], "title": ["other"]}), tmp_path / "bundle")
+    before = resolve(own_bundle)
+    assert run(build_index, own_bundle, "--items", "nowhere.csv")[::2] == (
+        2, "error: nowhere.csv: expected a file or a folder, found nothing there",
+    )  # fmt: skip
+    code, _, said = run(build_index, own_bundle, "--items", strangers)
+    assert code == 2
+    assert "share no id with the bundle" in said
+    with exclusive(own_bundle / ".lock"):
+        code, _, said = run(build_index, own_bundle, "--items", items)
+    assert code == 4
+    assert f"locked by process {os.getpid()}" in said
+    assert resolve(own_bundle) == before
+    (before / "fusion.json").write_bytes(b"{}")
+    code, _, said = run(build_index, own_bundle, "--items", items)
+    assert code == 3
+    assert "fusion.json: expected" in said
+
+
+# batch_score
+
+
+def test_the_job_writes_what_the_command_writes(run, bundle, tmp_path):
+    users = tmp_path / "users.csv"
+    rows = [f"{world.user_id('toy', number)},{'gold' if number % 2 else 'new'}" for number in range(12)]
+    users.write_text("\n".join(["user_id,segment", *rows]) + "\n")
+    options = ["--users", users, "--segment", "gold", "-k", 3, "--device", "cpu", "--precision", "float32"]
+    code, told, _ = run(batch_score, bundle, *options, "--out", tmp_path / "one")
+    assert code == 0
+    assert {name: told[name] for name in ("n_users", "n_rows", "n_parts", "n_computed", "rejected")} == {
+        "n_users": 6, "n_rows": 18, "n_parts": 1, "n_computed": 6, "rejected": 0,
+    }  # fmt: skip
+    assert tandem([str(part) for part in ["batch", bundle, *options, "--out", tmp_path / "other"]]) == 0
+    parts = [(tmp_path / name / "part-000000.parquet").read_bytes() for name in ("one", "other")]
+    assert parts[0] == parts[1]
+    assert run(batch_score, bundle, *options, "--out", tmp_path / "one")[1]["n_computed"] == 0
+    assert run(batch_score, bundle, *options, "--out", tmp_path / "one", "--restart")[1]["n_computed"] == 6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nowhere", "--users", "{users}", "--out", "lists"], "nowhere: expected manifest.json or CURRENT"),
+        (["{bundle}", "--users", "nowhere.csv", "--out", "lists"], "nowhere.csv: expected a file or a folder"),
+        (["{bundle}", "--users", "{users}", "--out", "lists", "-k", "0"], "k: expected a whole number"),
+        (["{bundle}", "--users", "{users}", "--out", "lists", "--format", "xml"], "format: expected one of parquet"),
+        (["{bundle}", "--users", "{users}"], "the following arguments are required: --out"),
+    ],
+)
+def test_bad_input_of_a_job_is_code_2(run, bundle, tmp_path, monkeypatch, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "users.csv").write_text("user_id\n1\n")
+    places = {"{users}": "users.csv", "{bundle}": str(bundle)}
+    code, _, error = run(batch_score, *[places.get(argument, argument) for argument in arguments])
+    assert code == 2
+    assert said in error
+    assert not (tmp_path / "lists").exists()
+
+
+@pytest.mark.parametrize("script", ["build_index.py", "batch_score.py"])
+def test_a_job_runs_from_any_folder_and_its_help_has_the_exit_codes(tmp_path, script):
+    command = [sys.executable, str(ROOT / "scripts" / script), "--help"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0
+    assert "Exit codes: 0 done, 2 bad" in done.stdout
