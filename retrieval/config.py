@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import tomllib
 import types
 import typing
@@ -15,8 +16,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from rerank import RerankConfig
 from retrieval.encoder.heads import HeadConfig
-from retrieval.encoder.text_encoder import DEFAULT_ENCODER
 from retrieval.encoder.steps import HeadTraining
+from retrieval.encoder.text_encoder import DEFAULT_ENCODER
 from retrieval.text import TextConfig
 from retrieval.two_stage import Depths
 
@@ -96,10 +97,13 @@ def config_from(values: Mapping[str, typing.Any]) -> Config:
     defaults = Config().to_dict()
     _refuse_unknown(values, Config, "")
     try:
-        return TypeAdapter(Config).validate_python(_merge(defaults, values))
+        # From JSON, because only there "strict" takes a mapping for a dataclass, and refuses "7" and true for a number.
+        return TypeAdapter(Config).validate_json(json.dumps(_merge(defaults, values), default=str), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "value_error":  # our own sentence, which says what it got
+            raise ValueError(f"configuration: {place}: {first['msg'].removeprefix('Value error, ')}") from None
         raise ValueError(f"configuration: {place}: {first['msg']}, got {first['input']!r}") from None
 
 

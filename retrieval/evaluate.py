@@ -85,7 +85,7 @@ def evaluate(
     queries = fitted.model.catalogue.queries(test, exclude=[empty] * len(test) if config.keep_seen else None)
     say(f"rank all items for {len(users):,} test users")
     rankings = rank_stages(fitted, queries, targets)
-    counts = parts.train.item_counts()
+    counts = count_takers(parts.train)
     result: dict[str, Any] = {
         "dataset": dataset,
         "split": split,
@@ -134,6 +134,12 @@ def rank_stages(fitted: Fitted, queries: Queries, targets: Sequence[np.ndarray])
     return Rankings({name: np.concatenate(rows) for name, rows in lists.items()}, np.array(ceiling), seconds)
 
 
+def count_takers(interactions: Interactions) -> np.ndarray:
+    """How many different users took each item: int64 (n_items,)."""
+    pairs = np.unique(interactions.user_rows.astype(np.int64) * interactions.n_items + interactions.item_rows)
+    return np.bincount(pairs % interactions.n_items, minlength=interactions.n_items)
+
+
 def stage_name(source: Source) -> str:
     """A source's name in reports."""
     return _STAGE_OF_SOURCE.get(source.name, source.name)
@@ -145,7 +151,7 @@ def summarise(
     """Means per stage, warm and cold targets apart, and final against every other stage.
 
     Args:
-        counts: int64 (n_items,), training interactions per item; an item without one is cold.
+        counts: int64 (n_items,), how many users took each item in training; an item without one is cold.
     """
     values = {name: per_user_metrics(rows, targets) for name, rows in rankings.ranked.items()}
     stages: dict[str, dict[str, float]] = {}
