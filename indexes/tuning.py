@@ -120,6 +120,8 @@ def tune(
     trials: list[Trial] = []
     best: tuple[float, IvfIndex | HnswIndex, float] | None = None
     for start in _starts(index):
+        if best is not None and best[0] <= REFINE_COST * depth * float(start.params.get("refine", 0)):
+            break  # ordering that many rows again costs more than all of the best so far
         tuned, found = _search_smallest(start, sample, truth, recall_target, trials)
         cost = _cost(tuned, depth)
         if found >= recall_target and (best is None or cost < best[0]):
