@@ -120,6 +120,8 @@ class SafeTrainer(SentenceTransformerTrainer):
         )
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not self.args.should_save:  # of several processes the first one writes
+            return
         optimizer, schedule = self._stepped()
         state = optimizer.state_dict()["state"]
         # clone: safetensors refuses tensors that share memory.
@@ -146,6 +148,8 @@ class SafeTrainer(SentenceTransformerTrainer):
         optimizer.load_state_dict({"state": state, "param_groups": groups})
 
     def _save_rng_state(self, output_dir: str) -> None:
+        if not self.args.should_save:
+            return
         states = {"cpu": torch.get_rng_state()}
         if self.args.device.type == "cuda":
             states["cuda"] = torch.cuda.get_rng_state(self.args.device)
