@@ -15,6 +15,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from rerank import RerankConfig
+from retrieval.encoder.finetune_config import FinetuneConfig
 from retrieval.encoder.heads import HeadConfig
 from retrieval.encoder.steps import HeadTraining
 from retrieval.encoder.text_encoder import DEFAULT_ENCODER
@@ -76,6 +77,7 @@ class Config:
     use_reranker: bool = True
     text: TextConfig = field(default_factory=TextConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    finetune: FinetuneConfig = field(default_factory=FinetuneConfig)
     head: HeadConfig = field(default_factory=HeadConfig)
     head_training: HeadTraining = field(default_factory=HeadTraining)
     index: IndexConfig = field(default_factory=IndexConfig)

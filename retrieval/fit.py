@@ -17,9 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from rerank import Reranker
-from retrieval.catalogue import Catalogue, make_catalogue
+from retrieval.catalogue import Catalogue, make_catalogue, render_items
 from retrieval.config import Config
 from retrieval.data import Interactions, Items
+from retrieval.encoder.finetune import FinetuneReport, finetune_encoder, wants_finetuning
 from retrieval.encoder.text_encoder import TextEncoder
 from retrieval.encoder.train import TrainedHead
 from retrieval.fit_steps import (
@@ -63,12 +64,12 @@ class Clock:
 
     def __init__(self, say: Say) -> None:
         self.seconds: dict[str, float] = {}
-        self._say = say
+        self.say = say
 
     @contextmanager
     def step(self, name: str, what: str):
         """Time a block under a name; several blocks of one name add up."""
-        self._say(what)
+        self.say(what)
         started = time.monotonic()
         try:
             yield
@@ -134,15 +135,17 @@ def fit(
         ValueError: too little data (see `hold_out`, `train_head`).
     """
     clock = Clock(say)
-    with clock.step("embed", f"embed {len(items):,} items"):
-        encoder = encoder or load_encoder(config)
-        catalogue = make_catalogue(
-            items, encoder, text_config=config.text, family=config.index.family, seed=config.seed, progress=progress
-        )
     histories = histories_of(interactions)
     base, validation = hold_out(
         histories, max_users=config.lists.validation_users, keep_seen=config.keep_seen, seed=config.seed
     )
+    encoder, finetuning = _finetune(
+        encoder or load_encoder(config), items, base, validation, config, clock, progress, checkpoints
+    )
+    with clock.step("embed", f"embed {len(items):,} items"):
+        catalogue = make_catalogue(
+            items, encoder, text_config=config.text, family=config.index.family, seed=config.seed, progress=progress
+        )
     draft, settings, head = _fit_recall(catalogue, base, validation, config, settings, clock, progress)
     stop, rest = split_validation(validation, share=config.lists.stop_share, seed=config.seed)
     if config.use_reranker:
@@ -161,6 +164,7 @@ def fit(
     without = replace(model, reranker=None, final_fusion=plain_fusion)
     record: dict[str, object] = {
         "n_validation_users": len(validation.targets),
+        "finetune": finetuning,
         "recall_fusion": draft.recall_fusion.figures,
         "final_fusion": final_fusion.figures,
         "final_fusion_without_rerank": plain_fusion.figures,
@@ -168,6 +172,40 @@ def fit(
         "source_settings": asdict(settings),
     }
     return Fitted(model, without, settings, clock.seconds, record)
+
+
+def _finetune(
+    encoder: TextEncoder,
+    items: Items,
+    base: list[np.ndarray],
+    validation: Validation,
+    config: Config,
+    clock: Clock,
+    progress: bool,
+    checkpoints: Path | None,
+) -> tuple[TextEncoder, dict[str, object] | None]:
+    """BERT itself, trained on the histories before the held-out items, where the configuration wants that."""
+    if not wants_finetuning(config.encoder.finetune, device=config.device):
+        return encoder, None
+    reports: list[FinetuneReport] = []
+    with clock.step("finetune", "fine-tune the text encoder"):
+        texts, titles = render_items(items, config.text)
+        encoder = finetune_encoder(
+            encoder,
+            texts,
+            base,
+            text_config=config.text,
+            config=replace(config.finetune, seed=config.seed),
+            titles=titles,
+            validation=(validation.histories, validation.targets),
+            keep_seen=validation.keep_seen,
+            device=config.device,
+            output_directory=checkpoints / "encoder" if checkpoints else None,
+            progress="fine-tune" if progress else None,
+            report=reports.append,
+        )
+    clock.say(str(reports[0]))
+    return encoder, asdict(reports[0])
 
 
 def _fit_recall(
