@@ -244,7 +244,6 @@ def plot(lines: list[dict[str, Any]], path: Path, n_threads: int) -> None:
             axes.scatter(line["size_mb"], speed)
             axes.annotate(f"{line['engine']} ({line['recall@100']:.3f})", (line["size_mb"], speed))
     axes.set(xlabel="size, MB", ylabel=f"queries/s, {n_threads} threads", xscale="log", yscale="log")
-    axes.set_title("Speed and size at equal recall@100")
     axes.figure.savefig(path)  # type: ignore[union-attr]
 
 
@@ -268,15 +267,13 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> int:
     options = parse(argv)
-    unknown = set(options.engines.split(",")) - {*FAMILIES, *RIVALS}
-    if unknown:
+    if unknown := set(options.engines.split(",")) - {*FAMILIES, *RIVALS}:
         print(
             f"error: --engines: expected some of {', '.join([*FAMILIES, *RIVALS])}, got {sorted(unknown)}",
             file=sys.stderr,
         )
         return 2
-    base = np.load(options.vectors, allow_pickle=False) if options.vectors else None
-    given = np.load(options.queries, allow_pickle=False) if options.queries else None
+    base, given = (np.load(path, allow_pickle=False) if path else None for path in (options.vectors, options.queries))
     vectors = make_vectors(options.n_items, base, dim=options.dim, noise=options.noise, seed=options.seed)
     queries = make_queries(vectors, given, options.n_queries, seed=options.seed)
     tuning, queries = queries[: len(queries) // 2], queries[len(queries) // 2 :]
@@ -289,7 +286,7 @@ def main(argv: list[str] | None = None) -> int:
         exact_hits(vectors, queries, DEPTH),
         options.recall,
     )
-    lines = []
+    lines: list[dict[str, Any]] = []
     for name in options.engines.split(","):
         lines.append(measure(name, world, options.threads, filters=options.filters))
         print(json.dumps(lines[-1]) if options.json else readable(lines[-1]), flush=True)
