@@ -24,13 +24,12 @@ class LiveBlock:
     Norms, residuals and softmax stay in float32; matrix products run in `dtype`.
     """
 
-    def __init__(self, module: GPT2Block, *, dtype: torch.dtype, training: bool) -> None:
+    def __init__(self, module: GPT2Block, *, dtype: torch.dtype, dropout: float) -> None:
         self.module = module
         self.dtype = dtype
         self.n_head: int = module.attn.num_heads
         self.scaling: float = module.attn.scaling
-        self.attention_dropout = float(module.attn.attn_dropout.p) if training else 0.0
-        self.residual_dropout = float(module.attn.resid_dropout.p) if training else 0.0
+        self.attention_dropout = self.residual_dropout = dropout
         self.width: int = module.attn.embed_dim
         self.activation: str = module.attn.config.activation_function
         self._qkv = (module.attn.c_attn.weight, module.attn.c_attn.bias)

@@ -8,7 +8,6 @@ stands in the prompt, and loses its own tail only if it alone is longer than the
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
@@ -75,7 +74,7 @@ class Tokens:
     def __init__(self, tokenizer: PreTrainedTokenizerBase, *, max_remembered: int = 200_000, tidy: bool = True) -> None:
         self.tokenizer = tokenizer
         self.tidy = tidy
-        self._remembered: OrderedDict[str, np.ndarray] = OrderedDict()
+        self._remembered: dict[str, np.ndarray] = {}
         self._max_remembered = max_remembered
 
     def ids(self, texts: Sequence[str]) -> list[np.ndarray]:
@@ -83,11 +82,13 @@ class Tokens:
         for row, text in enumerate(texts):
             if not isinstance(text, str):
                 raise ValueError(f"text {row}: expected str, got {type(text).__name__} {text!r:.60}")
-        missing = [text for text in dict.fromkeys(texts) if text not in self._remembered]
+        # Looked up once: another thread may push texts out meanwhile.
+        known = {text: self._remembered.get(text) for text in texts}
+        missing = [text for text, ids in known.items() if ids is None]
         fresh = self._tokenize(missing) if missing else {}
-        found = [fresh[text] if text in fresh else self._remembered[text] for text in texts]
         self._remember(fresh)
-        return found
+        known.update(fresh)
+        return [ids for text in texts if (ids := known[text]) is not None]
 
     def forget(self) -> None:
         """Forget all remembered texts."""
@@ -108,7 +109,7 @@ class Tokens:
     def _remember(self, fresh: dict[str, np.ndarray]) -> None:
         self._remembered.update(fresh)
         while len(self._remembered) > self._max_remembered:
-            self._remembered.popitem(last=False)
+            self._remembered.pop(next(iter(self._remembered)), None)
 
 
 def _clean(text: str, *, tidy: bool) -> str:

@@ -27,7 +27,8 @@ CANDIDATE_TOKENS = 64
 
 
 class Reranker:
-    """A GPT-2 cross-encoder. `score` and `score_many` change nothing and may be called from one thread at a time."""
+    """A GPT-2 cross-encoder. `score` and `score_many` change no result of later calls; threads may share one,
+    unless it keeps context states."""
 
     def __init__(
         self,

@@ -149,13 +149,12 @@ class TrainingRun:
 
     def scores(self, batch: Sequence[Encoded]) -> torch.Tensor:
         """float32 (all candidates of the batch,), differentiable."""
-        training = self.model.training
-        blocks = [LiveBlock(block, dtype=self.dtype, training=training) for block in blocks_of(self.gpt2)]
+        dropout = self.config.dropout if self.model.training else 0.0
+        blocks = [LiveBlock(block, dtype=self.dtype, dropout=dropout) for block in blocks_of(self.gpt2)]
         embedder = Embedder(self.gpt2, self.soft)
         contexts, candidates = embedder.layouts(batch)
-        drop = self.config.dropout if training else 0.0
-        context_rows = F.dropout(embedder.contexts(batch, contexts), drop, training=training)
-        rows = F.dropout(embedder.candidates(batch, candidates), drop, training=training)
+        context_rows = F.dropout(embedder.contexts(batch, contexts), dropout)
+        rows = F.dropout(embedder.candidates(batch, candidates), dropout)
         states = run_context(blocks, context_rows, contexts)
         last = self.gpt2.transformer.ln_f(run_candidates(blocks, rows, candidates, states))
         return self.gpt2.score(last).squeeze(-1)

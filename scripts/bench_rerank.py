@@ -1,7 +1,6 @@
 """Times the shared-context scorer against sentence-transformers' CrossEncoder and plain transformers batches.
 
-Same random weights, same texts, same machine, same run; medians after a warm-up; tokenizing is included except
-in `plain`. Without case options all cases of a model are run. One JSON line per case with --json, else a table.
+Same random weights, texts, machine and run; medians after a warm-up; tokenizing counts, except in `plain`. Without case options all cases of a model are run. One JSON line per case with --json, else a table.
 """
 
 from __future__ import annotations
@@ -245,9 +244,6 @@ def _median_ms(run: Callable, clock: Clock) -> tuple[float, np.ndarray]:
 
 def plot(cases: list[Case], path: Path) -> None:
     """Bars: how many times faster than CrossEncoder, case by case."""
-    import matplotlib
-
-    matplotlib.use("Agg")
     from matplotlib import pyplot
 
     places = np.arange(len(cases))
