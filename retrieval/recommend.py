@@ -16,7 +16,7 @@ from retrieval.config import Config
 from retrieval.data import IdMap, canonical_id
 from retrieval.explain import explain_item, found_by
 from retrieval.results import Recommendation, RecommendationList
-from retrieval.sources import Queries
+from retrieval.sources import DenseSource, Queries
 from retrieval.stage_one import SourceSettings
 from retrieval.text import clean_text
 from retrieval.two_stage import Ranked, TwoStage, context_of
@@ -147,12 +147,8 @@ class Recommender:
             KeyError: an unknown item.
         """
         row = int(self.item_ids.to_rows([item_id])[0])
-        dense = next(source for source in self.model.sources if source.name == "dense")
-        hits = dense.index.search(  # pyright: ignore[reportAttributeAccessIssue]
-            dense.item_vectors[[row]],
-            _check_k(k) + 1,
-            allowed=self._allowed(filters),  # pyright: ignore[reportAttributeAccessIssue]
-        )
+        dense = next(source for source in self.model.sources if isinstance(source, DenseSource))
+        hits = dense.index.search(dense.item_vectors[[row]], _check_k(k) + 1, allowed=self._allowed(filters))
         return self._plain_list(hits, k, skip=row)
 
     def rerank(self, history: Sequence[str], item_ids: Sequence[str]) -> RecommendationList:

@@ -25,7 +25,7 @@ from retrieval.sources import (
     RepeatSource,
     Source,
 )
-from retrieval.sources.item_items import content_matrix, cosine_matrix, ease_matrix, history_matrix
+from retrieval.sources.item_items import content_matrix, cosine_matrix, dense_product, ease_matrix, history_matrix
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ def _figure(matrix: sp.csr_matrix, decay: float, validation: Validation, n_items
     for start in range(0, len(validation.targets), 512):
         histories = validation.histories[start : start + 512]
         targets = validation.targets[start : start + 512]
-        scores = (history_matrix(histories, n_items, decay=decay) @ matrix).toarray()
+        scores = dense_product(history_matrix(histories, n_items, decay=decay), matrix)
         if not validation.keep_seen:
             for user, history in enumerate(histories):
                 scores[user, history] = -np.inf
@@ -102,7 +102,7 @@ def choose_settings(
         matrix = ease_matrix(histories, n_items, regularisation=regularisation)
         for decay in DECAYS:
             ease[decay, regularisation] = _figure(matrix, decay, small, n_items)
-    identity = sp.identity(n_items, dtype=np.float32, format="csr")
+    identity = sp.csr_matrix(sp.identity(n_items), dtype=np.float32)
     repeat = {decay: _figure(identity, decay, small, n_items) for decay in REPEAT_DECAYS}
     best_neighbours = max(neighbours, key=lambda key: neighbours[key])
     best_ease = max(ease, key=lambda key: ease[key])

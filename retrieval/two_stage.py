@@ -115,7 +115,7 @@ class TwoStage:
         logits = np.full(candidates.rows.shape, np.nan, dtype=np.float32)
         if self.reranker is None:
             return logits
-        some = (candidates.rows >= 0).any(axis=1)  # nobody, where everything is filtered out
+        some = np.any(candidates.rows >= 0, axis=1)  # nobody, where everything is filtered out
         users = [user for user in range(len(queries)) if len(queries.histories[user]) and some[user]]
         inputs = [
             rerank_input(

@@ -129,7 +129,9 @@ def _moved_head(head: RecallHead, place: np.ndarray, catalogue: Catalogue) -> Re
 def _moved_matrix(matrix: sp.csr_matrix, place: np.ndarray) -> sp.csr_matrix:
     """Rows and columns in the new order, empty for new items."""
     known = np.flatnonzero(place >= 0)
-    move = sp.csr_matrix((np.ones(len(known), np.float32), (known, place[known])), shape=(len(place), matrix.shape[0]))
+    move = sp.csr_matrix(
+        (np.ones(len(known), np.float32), (known, place[known])), shape=(len(place), len(matrix.indptr) - 1)
+    )
     return sp.csr_matrix(move @ matrix @ move.T)
 
 

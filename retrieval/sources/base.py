@@ -102,9 +102,9 @@ class IndexScan:
         scores = np.full((len(self._users), k), -np.inf, dtype=np.float32)
         rows = np.full((len(self._users), k), -1, dtype=np.int64)
         depths: dict[int, list[int]] = {}
-        for user in np.flatnonzero(np.any(self._users != 0, axis=1)):
+        for user in np.flatnonzero(np.any(self._users != 0, axis=1)).tolist():
             depth = 1 << (k + len(self._exclude[user]) - 1).bit_length()
-            depths.setdefault(min(depth, self._index.n_items), []).append(int(user))
+            depths.setdefault(min(depth, self._index.n_items), []).append(user)
         for depth, users in depths.items():
             hits = self._index.search(self._users[users], depth, allowed=allowed)
             for place, user in enumerate(users):

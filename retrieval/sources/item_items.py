@@ -31,6 +31,11 @@ def history_matrix(histories: Sequence[np.ndarray], n_items: int, *, decay: floa
     return matrix
 
 
+def dense_product(left: sp.csr_matrix, right: sp.csr_matrix) -> np.ndarray:
+    """left @ right as a dense float32 array."""
+    return sp.csr_matrix(left @ right).toarray().astype(np.float32, copy=False)
+
+
 def _binary(histories: Sequence[np.ndarray], n_items: int) -> sp.csr_matrix:
     matrix = history_matrix(histories, n_items)
     matrix.data[:] = 1
@@ -41,7 +46,7 @@ def keep_largest(matrix: sp.csr_matrix, per_row: int) -> sp.csr_matrix:
     """The `per_row` entries of largest magnitude of every row; equal ones by lower column."""
     matrix = matrix.tocsr()
     counts = np.diff(matrix.indptr)
-    row_of = np.repeat(np.arange(matrix.shape[0]), counts)
+    row_of = np.repeat(np.arange(len(counts)), counts)
     order = np.lexsort((matrix.indices, -np.abs(matrix.data), row_of))
     position = np.arange(len(order)) - np.repeat(matrix.indptr[:-1], counts)
     kept = order[position < per_row]
@@ -70,8 +75,8 @@ class ItemItemSource:
 
     def scan(self, queries: Queries) -> MatrixScan:
         """See `Source.scan`."""
-        histories = history_matrix(queries.histories, self.matrix.shape[0], decay=self.decay)
-        return MatrixScan((histories @ self.matrix).toarray().astype(np.float32, copy=False), queries.exclude)
+        histories = history_matrix(queries.histories, len(self.matrix.indptr) - 1, decay=self.decay)
+        return MatrixScan(dense_product(histories, self.matrix), queries.exclude)
 
 
 def cosine_matrix(histories: Sequence[np.ndarray], n_items: int, *, per_item: int = 300) -> sp.csr_matrix:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import cast
 
 import bm25s
 import numpy as np
@@ -14,7 +15,8 @@ logging.getLogger("bm25s").setLevel(logging.WARNING)
 
 
 def _words(texts: list[str]) -> list[list[str]]:
-    return bm25s.tokenize(texts, stopwords="en", return_ids=False, show_progress=False)
+    words = bm25s.tokenize(texts, stopwords="en", return_ids=False, show_progress=False)
+    return cast("list[list[str]]", words)  # with return_ids it would be word numbers and a vocabulary
 
 
 class LexicalSource:
