@@ -1,7 +1,9 @@
 """Context states of users who come again: found whole, or up to the tokens that are new, least recently used out first.
 
 A state can be extended only at its end, so growth is cheap where the prompt has the newest history LAST; with the
-newest first, a grown history is a new context and only an unchanged one is found.
+newest first, a grown history is a new context and only an unchanged one is found. Measured 2026-11-22 with
+`bench_rerank.py --growth --threads 1 --cpu-time` (6 x 384, 192 history tokens, 100 candidates of 16): a grown history
+281 ms with the newest first, 230 ms with the newest last; without kept states 266 to 300.
 """
 
 from __future__ import annotations

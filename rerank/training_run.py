@@ -131,6 +131,9 @@ class TrainingRun:
         entries = [self.lists[int(row)] for row in chosen]
         batch = [self.encoder.encode(entry.input) for entry in entries]
         labels = torch.from_numpy(np.concatenate([entry.labels for entry in entries])).to(self.device)
+        if not len(labels):
+            self.step += 1
+            return 0.0
         # Dropout of step n is the same whether or not the run was interrupted before it.
         torch.manual_seed(config.seed * 1_000_003 + self.step)
         self.model.train()

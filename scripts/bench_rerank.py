@@ -1,6 +1,7 @@
 """Times the shared-context scorer against sentence-transformers' CrossEncoder and plain transformers batches.
 
-Same random weights, texts, machine and run; medians after a warm-up; tokenizing counts, except in `plain`. Without case options all cases of a model are run. One JSON line per case with --json, else a table.
+Same random weights, texts, machine and run; medians after a warm-up; tokenizing counts, except in `plain`.
+Without case options all cases of a model are run. One JSON line per case with --json, else a table.
 """
 
 from __future__ import annotations
@@ -226,10 +227,7 @@ def _words(rng: np.random.Generator, count: int, n_words: int = 30_000) -> str:
 
 
 def _median_ms(run: Callable, clock: Clock) -> tuple[float, np.ndarray]:
-    """Median of up to `MAX_RUNS` runs after one that warms up, fewer when they take long; and the last result.
-
-    A warm-up of over `LONG_SECONDS` counts itself: warming up is a small part of it.
-    """
+    """Median of up to `MAX_RUNS` runs after a warm-up (which counts itself if over `LONG_SECONDS`); the last result."""
     times: list[float] = []
     warm = False
     while not warm or not times or (len(times) < MAX_RUNS and sum(times) < ENOUGH_SECONDS):

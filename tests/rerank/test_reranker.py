@@ -149,3 +149,15 @@ def test_budgets_beyond_the_positions_are_refused() -> None:
 def test_unknown_precision_is_refused() -> None:
     with pytest.raises(ValueError, match="precision: expected auto, float32, bfloat16, got 'int3'"):
         reranker(precision="int3", **WORDS_ONLY)
+
+
+class TestCandidatesAlone(RerankerContract):
+    def make(self) -> Reranker:
+        return reranker(candidate_tokens=20)
+
+
+def test_automatic_precision_follows_the_hardware() -> None:
+    from rerank.precision import has_bfloat16
+
+    expected = torch.bfloat16 if has_bfloat16(torch.device("cpu")) else torch.float32
+    assert reranker(precision="auto", **WORDS_ONLY).scorer.dtype == expected

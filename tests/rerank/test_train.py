@@ -221,3 +221,12 @@ def test_wider_embeddings_keep_their_strongest_directions() -> None:
     narrow = fit_width(flat, 1)
     np.testing.assert_allclose(np.abs(narrow[:, 0]), 5 * np.arange(1.0, 6.0), rtol=1e-5)
     assert fit_width(flat, 5).shape == (5, 5)
+
+
+def test_lists_without_candidates_do_no_harm() -> None:
+    empty = TrainingList(
+        RerankInput(candidate_vectors=np.empty((0, 4)), candidate_features=np.empty((0, 2))), np.empty(0)
+    )
+    config = soft_config(epochs=1, batch_lists=1)
+    result = train_reranker([*SOFT_LISTS[:4], empty], validation=[*SOFT_LISTS[:4], empty], config=config)
+    assert np.isfinite([entry.train_loss for entry in result.history]).all()
