@@ -119,15 +119,17 @@ def test_no_more_lists_are_made_than_needed(catalogue, sources, fusion):
 def test_a_list_becomes_titles_and_vectors_when_it_is_read(catalogue, sources, fusion):
     made = lists_of(catalogue, sources, fusion, [Position(rows(0, 1), 2, rows()), Position(rows(4), 5, rows())])
     lazy = LazyLists(catalogue, made, history_items=10)
-    assert len(lazy) == len(list(lazy)) == 2
-    first = lazy[0]
+    first, second = lazy
+    assert len(lazy) == 2
     assert first.input.context_texts == (catalogue.titles[1], catalogue.titles[0])  # newest first
     assert first.input.candidate_texts[0] == catalogue.titles[2]
     np.testing.assert_array_equal(first.input.context_vectors, catalogue.text_vectors[[1, 0]])
     np.testing.assert_array_equal(first.input.candidate_vectors, catalogue.text_vectors[made[0].rows])
     np.testing.assert_array_equal(first.labels, made[0].labels)
-    assert len(lazy[1:]) == 1
-    assert lazy[1:][0].input.context_texts == (catalogue.titles[4],)
+    rest = lazy[1:]
+    assert isinstance(rest, LazyLists)
+    (last,) = rest
+    assert last.input.context_texts == second.input.context_texts == (catalogue.titles[4],)
 
 
 def test_features_of_a_list_are_those_of_serving(catalogue, sources, fusion):

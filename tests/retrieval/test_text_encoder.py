@@ -207,6 +207,7 @@ def test_a_shard_cut_short_is_encoded_again(directory, tmp_path):
 def test_a_shard_that_was_being_written_when_the_program_died_is_not_read(directory, tmp_path):
     cache = cached(directory, tmp_path).cache
     assert cache is not None
+    assert cache.directory is not None
     (cache.directory / ".shard-half").write_bytes(b"half a shard")
     assert asked(cached(directory, tmp_path), ["red cat"]) == ["red cat"]
 
