@@ -48,7 +48,15 @@ def register(app: typer.Typer) -> None:
 
 
 def _fit_and_publish(
-    table: Items, taken: Interactions, config: Config, out: Path, say: Any, *, quiet: bool, settings: Any = None
+    table: Items,
+    taken: Interactions,
+    config: Config,
+    out: Path,
+    say: Any,
+    *,
+    quiet: bool,
+    settings: Any = None,
+    encoder: Any = None,
 ) -> Path:
     from retrieval.fit import fit as fit_model
     from retrieval.fit import histories_of
@@ -63,6 +71,7 @@ def _fit_and_publish(
         progress=not quiet,
         checkpoints=out / ".checkpoints",
         settings=settings,
+        encoder=encoder,
     )
     recommender = Recommender(fitted.model, taken.users, histories_of(taken), config, fitted.settings)
     version = save_bundle(out, recommender)
@@ -142,13 +151,18 @@ def train_reranker(
     from retrieval.storage import read_settings
 
     say = teller(quiet)
-    config, settings = read_settings(bundle)
-    over: dict[str, Any] = {"use_reranker": True, **({"device": device} if device else {})}
+    config, settings, encoder = read_settings(bundle, device=device or "auto")
+    # The encoder is the bundle's own; trained once is enough.
+    over: dict[str, Any] = {
+        "use_reranker": True,
+        "encoder": {"finetune": "never"},
+        **({"device": device} if device else {}),
+    }
     for text in sets or []:
         over = merge_values(over, parse_override(text))
     table, taken = read_tables(items, interactions, maps, rejects, max_bad_rows, say)
     chosen = config_from(merge_values(config.to_dict(), over))
-    _fit_and_publish(table, taken, chosen, bundle, say, quiet=quiet, settings=settings)
+    _fit_and_publish(table, taken, chosen, bundle, say, quiet=quiet, settings=settings, encoder=encoder)
 
 
 def build_index(

@@ -166,12 +166,20 @@ def check_bundle(bundle: Path) -> dict[str, Any]:
     return {"directory": str(directory), "n_files": len(manifest.files), **dict(manifest.facts)}
 
 
-def read_settings(bundle: Path) -> tuple[Config, SourceSettings]:
-    """How a bundle was fitted, verified, without loading its models."""
+def read_settings(bundle: Path, *, device: str = "auto") -> tuple[Config, SourceSettings, TextEncoder]:
+    """How a bundle was fitted, and its text encoder (fine-tuned or not), verified, without loading the rest."""
     directory = resolve(bundle)
-    verify_directory(directory)
+    facts = dict(verify_directory(directory).facts)
     settings = SourceSettings(**_read_json(directory / "settings.json"))
-    return config_from(_read_json(directory / "config.json")), settings
+    return config_from(_read_json(directory / "config.json")), settings, _load_encoder(directory, facts, device)
+
+
+def _load_encoder(directory: Path, facts: Mapping[str, object], device: str) -> TextEncoder:
+    precision = str(facts["encoder_precision"])
+    encoder = TextEncoder.load(str(directory / "encoder"), device=device, precision=precision)
+    encoder.name = str(facts["encoder"])
+    _same(encoder.fingerprint, facts["encoder_fingerprint"], directory / "encoder")
+    return encoder
 
 
 def load_bundle(bundle: Path, *, device: str = "auto", precision: str = "auto", verify: bool = True) -> Recommender:
@@ -185,9 +193,7 @@ def load_bundle(bundle: Path, *, device: str = "auto", precision: str = "auto", 
             f"format {facts.get('format_version')!r}; build it again, or install the version that wrote it"
         )
     config = config_from(_read_json(directory / "config.json"))
-    encoder = TextEncoder.load(str(directory / "encoder"), device=device, precision=str(facts["encoder_precision"]))
-    encoder.name = str(facts["encoder"])
-    _same(encoder.fingerprint, facts["encoder_fingerprint"], directory / "encoder")
+    encoder = _load_encoder(directory, facts, device)
     frame = pd.read_parquet(directory / "items.parquet")
     items = Items(IdMap.of(frame["item_id"]), frame)
     vectors = load_arrays(directory / "vectors.safetensors")
