@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from retrieval.config import Config
 from retrieval.data import Interactions, Items
@@ -13,6 +14,11 @@ from retrieval.fit import Fitted, fit, histories_of
 from retrieval.recommend import Recommender
 from retrieval.storage import save_bundle
 from tests import world
+
+
+def pytest_configure() -> None:
+    """One thread for torch: tiny matrices gain nothing from more, and lose tenfold where the cores are busy."""
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
