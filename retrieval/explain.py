@@ -21,7 +21,7 @@ def found_by(bits: int, names: list[str]) -> tuple[str, ...]:
 def explain_item(
     row: int, history: np.ndarray, bits: int, sources: tuple[Source, ...], catalogue: Catalogue
 ) -> tuple[str, ...]:
-    """Sentences for one candidate, strongest evidence first; never empty.
+    """Sentences for one candidate in the order of the sources, who found it last; never empty.
 
     Args:
         history: item rows, oldest first. bits: which sources found the item.
