@@ -132,6 +132,10 @@ def _run(arguments: list[str]) -> int:
         if isinstance(error.__cause__, EOFError):
             raise error.__cause__ from None
         return INTERRUPTED
+    except SystemExit as error:
+        if isinstance(error.__context__, BrokenPipeError):  # Typer would make a plain 1 of it
+            raise error.__context__ from None
+        raise
     except Exception as error:
         # Typer's usage errors share no public base class over its versions; they all can format themselves.
         describe = getattr(error, "format_message", None)

@@ -129,6 +129,14 @@ def test_a_signal_ends_the_call_after_its_clean_up(capsys, number, code, said):
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+@pytest.mark.parametrize(("pipe", "code"), [("| true", 141), ("> /dev/full", 4)])
+def test_output_that_cannot_be_written_is_no_success(pipe, code):
+    command = f"set -o pipefail; {sys.executable} -m retrieval.cli config {pipe}"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -281,13 +289,3 @@ def test_rollback_makes_the_version_before_current_again(run, own_bundle, recomm
     assert run("versions", own_bundle)[1].splitlines()[1].split()[:2] == ["*", "000001"]
     assert run("rollback", own_bundle, "--to", "2")[0] == 0
     assert Recommender.load(own_bundle, device="cpu").facts["previous_version"] == "000001"
-
-
-def test_verbose_shows_the_steps_of_ours(run, bundle):
-    import logging
-
-    assert run("-v", "check", bundle)[0] == 0
-    assert logging.getLogger("retrieval").isEnabledFor(logging.INFO)
-    assert not logging.getLogger("transformers").isEnabledFor(logging.WARNING)
-    assert run("check", bundle)[0] == 0
-    assert not logging.getLogger("retrieval").isEnabledFor(logging.INFO)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 
 import pytest
 
+from retrieval.cli import main
 from retrieval.cli_show import show_list
 from retrieval.results import Recommendation, RecommendationList
 from retrieval.terminal import printable, render_json, render_table, text_width
@@ -40,3 +42,11 @@ def test_wide_and_long_titles_keep_the_columns_in_line():
 def test_json_refuses_what_json_cannot_hold():
     with pytest.raises(ValueError, match="not JSON compliant"):
         render_json({"score": float("nan")})
+
+
+def test_verbose_shows_the_steps_of_ours(bundle):
+    assert main(["-v", "check", str(bundle)]) == 0
+    assert logging.getLogger("retrieval").isEnabledFor(logging.INFO)
+    assert not logging.getLogger("transformers").isEnabledFor(logging.WARNING)
+    assert main(["check", str(bundle)]) == 0
+    assert not logging.getLogger("retrieval").isEnabledFor(logging.INFO)
