@@ -20,7 +20,7 @@ from retrieval.fit import Fitted, fit, histories_of
 from retrieval.metrics import coverage, novelty, paired_bootstrap, per_user_metrics
 from retrieval.sources import Queries, Source
 from retrieval.stage_one import in_batches, sub_queries
-from retrieval.two_stage import BATCH_USERS
+from retrieval.two_stage import batch_size
 
 SPLITS = ("leave-last-out", "time")
 # What the sources are called in a report; the rest keep their names.
@@ -115,7 +115,7 @@ def rank_stages(fitted: Fitted, queries: Queries, targets: Sequence[np.ndarray])
         seconds[f"rank_{name}"] = seconds.get(f"rank_{name}", 0.0) + time.monotonic() - started
         lists.setdefault(name, []).append(_fixed(rows, _DEPTH))
 
-    for part in in_batches(len(queries), BATCH_USERS):
+    for part in in_batches(len(queries), batch_size(model.catalogue.n_items)):
         batch = sub_queries(queries, part)
         for source in model.sources:
             started = time.monotonic()

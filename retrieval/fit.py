@@ -32,6 +32,7 @@ from retrieval.fit_steps import (
     train_on_lists,
     train_recall_head,
 )
+from retrieval.rerank_lists import Shown
 from retrieval.stage_one import SourceSettings, Validation, choose_settings
 from retrieval.two_stage import TwoStage
 
@@ -83,14 +84,19 @@ def histories_of(interactions: Interactions) -> list[np.ndarray]:
     return [rows[offsets[user] : offsets[user + 1]] for user in range(interactions.n_users)]
 
 
-def shown_of(interactions: Interactions) -> list[np.ndarray] | None:
-    """Per user row the items shown and not taken (int64), None when the data has no impressions."""
+def shown_of(interactions: Interactions) -> list[Shown] | None:
+    """Per user row what was shown and not taken, and when; None when the data has no impressions."""
     negatives = interactions.negatives
     if not len(negatives):
         return None
-    offsets = np.searchsorted(negatives.user_rows, np.arange(interactions.n_users + 1))
-    rows = negatives.item_rows.astype(np.int64)
-    return [np.unique(rows[offsets[user] : offsets[user + 1]]) for user in range(interactions.n_users)]
+    starts = np.searchsorted(negatives.user_rows, np.arange(interactions.n_users + 1))
+    rows, offsets = negatives.item_rows.astype(np.int64), interactions.offsets
+    result = []
+    for user in range(interactions.n_users):
+        own = slice(starts[user], starts[user + 1])
+        taken_at = interactions.times[offsets[user] : offsets[user + 1]]
+        result.append(Shown(rows[own], np.searchsorted(taken_at, negatives.times[own], side="left")))
+    return result
 
 
 def hold_out(
@@ -234,7 +240,7 @@ def _fit_recall(
 def _fit_reranker(
     draft: TwoStage,
     base: list[np.ndarray],
-    shown: list[np.ndarray] | None,
+    shown: list[Shown] | None,
     stop: Validation,
     settings: SourceSettings,
     config: Config,

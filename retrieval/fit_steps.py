@@ -16,7 +16,7 @@ from retrieval.encoder.cache import VectorCache
 from retrieval.encoder.text_encoder import TextEncoder
 from retrieval.encoder.train import TrainedHead
 from retrieval.fusion import Fusion, FusionLists, fit_fusion
-from retrieval.rerank_lists import LazyLists, RerankList, choose_positions, make_lists
+from retrieval.rerank_lists import LazyLists, RerankList, Shown, choose_positions, make_lists
 from retrieval.sources import Queries, Source
 from retrieval.stage_one import (
     SourceSettings,
@@ -26,7 +26,7 @@ from retrieval.stage_one import (
     in_batches,
     sub_queries,
 )
-from retrieval.two_stage import BATCH_USERS, TwoStage, context_of, final_feature_names, final_features
+from retrieval.two_stage import TwoStage, batch_size, context_of, final_feature_names, final_features
 
 _EMPTY = np.empty(0, dtype=np.int64)
 
@@ -96,7 +96,7 @@ def fit_recall_fusion(
     """The fusion that orders the union of the sources, fitted on the validation users' unions."""
     queries = validation_queries(catalogue, validation)
     parts = []
-    for part in in_batches(len(queries), BATCH_USERS):
+    for part in in_batches(len(queries), batch_size(catalogue.n_items)):
         pool = gather_candidates(sources, sub_queries(queries, part), per_source=config.depths.per_source)
         # Only the union's plausible part is learned from: what no source ranks high decides nothing at the top.
         best = pool.features[:, :, len(sources) :].max(axis=2)
@@ -109,7 +109,7 @@ def fit_final_fusion(model: TwoStage, validation: Validation, config: Config) ->
     """The fusion of recall features and rerank logit, fitted on the candidates stage one passes on."""
     queries = validation_queries(model.catalogue, validation)
     parts = []
-    for part in in_batches(len(queries), BATCH_USERS):
+    for part in in_batches(len(queries), batch_size(model.catalogue.n_items)):
         batch = sub_queries(queries, part)
         candidates = model.recall(batch)
         logits = model.rerank(batch, candidates) if model.reranker else None
@@ -131,7 +131,7 @@ def _lists(parts: list[tuple[np.ndarray, np.ndarray]], validation: Validation) -
 def cross_fitted_lists(
     catalogue: Catalogue,
     histories: list[np.ndarray],
-    shown: list[np.ndarray] | None,
+    shown: list[Shown] | None,
     recall_fusion: Fusion,
     settings: SourceSettings,
     config: Config,
@@ -182,7 +182,7 @@ def train_on_lists(
     catalogue = model.catalogue
     held: list[RerankList] = []
     queries = validation_queries(catalogue, stop)
-    for part in in_batches(len(queries), BATCH_USERS):
+    for part in in_batches(len(queries), batch_size(model.catalogue.n_items)):
         candidates = model.recall(sub_queries(queries, part))
         for user, target in enumerate(stop.targets[part]):
             real = candidates.rows[user] >= 0

@@ -73,7 +73,8 @@ class Recommender:
         """The k best items for a known user, or for a history of item ids, oldest first.
 
         An unknown user without a history gets the popular list, and the note says so. Items of the history that the
-        catalogue does not know are left out and counted.
+        catalogue does not know are left out and counted. A k above the rerank depth widens both stages, so that its
+        first places may differ from a shorter list's.
 
         Args:
             filters: an attribute filter, as text or as a structure (see `indexes.filters`).

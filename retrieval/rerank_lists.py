@@ -17,7 +17,7 @@ from retrieval.candidates import gather_candidates
 from retrieval.catalogue import Catalogue
 from retrieval.fusion import Fusion
 from retrieval.sources import ContentSource, Queries, Source
-from retrieval.two_stage import BATCH_USERS, context_of, rerank_input
+from retrieval.two_stage import batch_size, context_of, rerank_input
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,15 @@ class Position:
     history: np.ndarray
     target: int
     shown: np.ndarray
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What one user was shown and did not take: item rows, int64 (n,), and how many interactions came before each
+    showing, int64 (n,); a showing at the very time of an interaction belongs to that interaction's moment."""
+
+    rows: np.ndarray
+    after: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -69,13 +78,14 @@ def choose_positions(
     users: np.ndarray,
     *,
     per_user: int,
-    shown: Sequence[np.ndarray] | None = None,
+    shown: Sequence[Shown] | None = None,
     rng: np.random.Generator,
 ) -> list[Position]:
     """At most per_user random positions of each user, every one with at least one item before it.
 
     Args:
-        shown: per user the rows shown and not taken; they join the lists as certain negatives.
+        shown: per user what was shown and not taken. What was shown up to a position's moment joins its list as certain
+            negatives, except what the user took before or after: that is no certain negative.
     """
     positions = []
     for user in users:
@@ -85,10 +95,11 @@ def choose_positions(
         places = np.arange(1, len(history))
         if len(places) > per_user:
             places = np.sort(rng.choice(places, per_user, replace=False))
-        refused = shown[user] if shown is not None else np.empty(0, dtype=np.int64)
+        seen = shown[user] if shown is not None else Shown(np.empty(0, np.int64), np.empty(0, np.int64))
+        certain = ~np.isin(seen.rows, history)
         for place in places:
-            target = int(history[place])
-            positions.append(Position(history[:place], target, refused[refused != target]))
+            refused = np.unique(seen.rows[certain & (seen.after <= place)])
+            positions.append(Position(history[:place], int(history[place]), refused))
     return positions
 
 
@@ -109,8 +120,9 @@ def make_lists(
     In serving such a target cannot be reached either, and a target put in by hand would be told by its features.
     """
     lists = []
+    size = batch_size(catalogue.n_items)
     for start in tqdm(
-        range(0, len(positions), BATCH_USERS),
+        range(0, len(positions), size),
         desc=progress or "",
         unit="batch",
         disable=progress is None,
@@ -118,7 +130,7 @@ def make_lists(
     ):
         if max_lists is not None and len(lists) >= max_lists:
             break
-        batch = _found(catalogue, sources, positions[start : start + BATCH_USERS], per_source, keep_seen)
+        batch = _found(catalogue, sources, positions[start : start + size], per_source, keep_seen)
         if not batch:
             continue
         histories = [position.history for position in batch]

@@ -91,7 +91,7 @@ def choose_settings(
     n_items = catalogue.n_items
     small = validation.slice(_CHOOSING_USERS, seed)
     cosine = cosine_matrix(histories, n_items)
-    content = content_matrix(catalogue.text_vectors)
+    content = content_matrix(catalogue.text_vectors, index=catalogue.index)
     neighbours = {
         (decay, weight): _figure((cosine + weight * content).tocsr(), decay, small, n_items)
         for weight in CONTENT_WEIGHTS
@@ -164,7 +164,9 @@ def fit_sources(
     vectors = embed_items(head, catalogue.text_vectors)
     neighbours = cosine_matrix(histories, n_items)
     if settings.neighbours_content:
-        neighbours = (neighbours + settings.neighbours_content * content_matrix(catalogue.text_vectors)).tocsr()
+        neighbours = (
+            neighbours + settings.neighbours_content * content_matrix(catalogue.text_vectors, index=catalogue.index)
+        ).tocsr()
     ease = ease_matrix(histories, n_items, regularisation=settings.ease_regularisation)
     sources: list[Source] = [
         DenseSource(head, build_index(vectors, family=family, seed=seed), vectors),

@@ -14,7 +14,9 @@ from retrieval.fusion import Fusion
 from retrieval.sources import PopularSource, Queries, Source
 from retrieval.stage_one import in_batches, sub_queries
 
-BATCH_USERS = 128
+_BATCH_USERS = 128
+# A source over a matrix holds one number per user and item; with a copy for the search, 32 million take 256 MB.
+_BATCH_CELLS = 32_000_000
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,8 @@ class TwoStage:
     def rank(self, queries: Queries, *, allowed: np.ndarray | None = None) -> Ranked:
         """The final lists of these users; `allowed` (bool (n_items,)) keeps other items out from the start."""
         parts = [
-            self._rank_batch(sub_queries(queries, part), allowed) for part in in_batches(len(queries), BATCH_USERS)
+            self._rank_batch(sub_queries(queries, part), allowed)
+            for part in in_batches(len(queries), batch_size(self.catalogue.n_items))
         ]
         return _stack(parts)
 
@@ -139,9 +142,14 @@ class TwoStage:
 
     def _popular_for_cold(self, queries: Queries, candidates: Candidates, scores: np.ndarray) -> np.ndarray:
         """Users without a history get the popular order: the other sources know nothing of them."""
-        column = feature_names(self.sources).index(f"{PopularSource.name}_score")
+        column = feature_names(self.sources).index(f"{PopularSource.name}_rank")
         cold = np.array([len(history) == 0 for history in queries.histories], dtype=bool)
         return np.where(cold[:, None], candidates.features[:, :, column], scores).astype(np.float32)
+
+
+def batch_size(n_items: int) -> int:
+    """How many users are worked on at a time: fewer over a large catalogue, so that memory stays bounded."""
+    return max(1, min(_BATCH_USERS, _BATCH_CELLS // max(1, n_items)))
 
 
 def context_of(histories: Sequence[np.ndarray]) -> np.ndarray:

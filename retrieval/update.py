@@ -99,7 +99,7 @@ def _source(source: Source, catalogue: Catalogue, place: np.ndarray, recommender
         matrix = _moved_matrix(source.matrix, place)
         weight = recommender.settings.neighbours_content if source.name == "neighbours" else 0.0
         if weight and (place < 0).any():
-            matrix = matrix + weight * _links_of_new(catalogue.text_vectors, place < 0)
+            matrix = matrix + weight * _links_of_new(catalogue, place < 0)
         return ItemItemSource(source.name, sp.csr_matrix(matrix), decay=source.decay, text_weight=source.text_weight)
     if isinstance(source, ContentSource):
         return ContentSource(catalogue.encoder, catalogue.index, catalogue.text_vectors)
@@ -135,8 +135,8 @@ def _moved_matrix(matrix: sp.csr_matrix, place: np.ndarray) -> sp.csr_matrix:
     return sp.csr_matrix(move @ matrix @ move.T)
 
 
-def _links_of_new(vectors: np.ndarray, is_new: np.ndarray) -> sp.csr_matrix:
+def _links_of_new(catalogue: Catalogue, is_new: np.ndarray) -> sp.csr_matrix:
     """The text similarities in which a new item takes part."""
-    every = content_matrix(vectors).tocoo()
+    every = content_matrix(catalogue.text_vectors, index=catalogue.index).tocoo()
     kept = is_new[every.row] | is_new[every.col]
     return sp.csr_matrix((every.data[kept], (every.row[kept], every.col[kept])), shape=every.shape)

@@ -155,7 +155,7 @@ def test_impressions_after_the_target_reach_no_list(seen, encoder):
     )
     shown_in_training = shown_of(leave_last_out(with_shown).train)
     assert shown_in_training is not None
-    assert {int(row) for rows in shown_in_training for row in rows} == {early}
+    assert {int(row) for user in shown_in_training for row in user.rows} == {early}
     evaluate(items, with_shown, tiny_config(), dataset="shown", encoder=encoder)
     assert early in seen.of("lists: candidates")
 
@@ -217,7 +217,9 @@ def test_shown_items_are_told_by_user():
     with_shown = interactions.take(np.arange(len(interactions)), negatives=shown)
     by_user = shown_of(with_shown)
     assert by_user is not None
-    assert [rows.tolist() for rows in by_user[:5]] == [[], [8], [], [9], []]
+    assert [user.rows.tolist() for user in by_user[:5]] == [[], [8], [], [9, 9], []]
+    taken_at = interactions.times[interactions.offsets[3] : interactions.offsets[4]]
+    assert by_user[3].after.tolist() == [int((taken_at < 1.0).sum()), int((taken_at < 3.0).sum())]
     assert len(by_user) == interactions.n_users
 
 

@@ -8,7 +8,7 @@ import scipy.sparse as sp
 
 from retrieval.catalogue import Catalogue, make_catalogue
 from retrieval.fusion import Fusion
-from retrieval.rerank_lists import LazyLists, Position, RerankList, choose_positions, make_lists
+from retrieval.rerank_lists import LazyLists, Position, RerankList, Shown, choose_positions, make_lists
 from retrieval.sources import ItemItemSource, PopularSource, Source
 from retrieval.text import TextConfig
 from tests.world import RING
@@ -69,11 +69,13 @@ def test_positions_of_other_users_are_not_taken():
     assert all(position.target >= 10 for position in positions)
 
 
-def test_what_was_shown_and_not_taken_joins_a_position_unless_it_is_the_target():
+def test_what_was_shown_by_then_and_never_taken_joins_a_position():
+    # 3 is taken later, 30 was shown together with the first target, 31 after it, 32 after the last.
+    shown = Shown(rows(3, 30, 31, 32), rows(0, 1, 2, 3))
     positions = choose_positions(
-        [rows(1, 2, 3)], np.array([0]), per_user=9, shown=[rows(3, 30)], rng=np.random.default_rng(0)
+        [rows(1, 2, 3)], np.array([0]), per_user=9, shown=[shown], rng=np.random.default_rng(0)
     )
-    assert [position.shown.tolist() for position in positions] == [[3, 30], [30]]
+    assert [position.shown.tolist() for position in positions] == [[30], [30, 31]]
 
 
 def test_a_list_holds_the_candidates_in_their_order_with_the_target_marked(catalogue, sources, fusion):
