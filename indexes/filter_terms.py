@@ -26,16 +26,22 @@ class Compare:
 
 @dataclass(frozen=True)
 class Not:
+    """The rows where the part does not hold."""
+
     part: "Filter"
 
 
 @dataclass(frozen=True)
 class And:
+    """The rows where every part holds."""
+
     parts: tuple["Filter", ...]
 
 
 @dataclass(frozen=True)
 class Or:
+    """The rows where at least one part holds."""
+
     parts: tuple["Filter", ...]
 
 

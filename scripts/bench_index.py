@@ -98,6 +98,7 @@ class OurEngine:
 
 
 def build_ours(family: str, world: World, n_threads: int) -> Built:
+    """One of our families, built and tuned to the recall target."""
     faiss.omp_set_num_threads(n_threads)
     started, cpu_started = time.perf_counter(), time.process_time()
     index, _ = build_with_report(world.vectors, family=family, queries=world.tuning, recall_target=world.recall_target)
@@ -110,6 +111,8 @@ def build_ours(family: str, world: World, n_threads: int) -> Built:
 
 
 class HnswlibEngine:
+    """hnswlib: the graph people reach for first."""
+
     ef = DEPTH
 
     def __init__(self, module: Any, vectors: np.ndarray, n_threads: int) -> None:
@@ -123,6 +126,8 @@ class HnswlibEngine:
 
 
 class UsearchEngine:
+    """usearch with its own parameters."""
+
     ef = DEPTH
 
     def __init__(self, module: Any, vectors: np.ndarray, n_threads: int) -> None:
@@ -135,6 +140,8 @@ class UsearchEngine:
 
 
 class VoyagerEngine:
+    """Spotify's voyager."""
+
     ef = DEPTH
 
     def __init__(self, module: Any, vectors: np.ndarray, n_threads: int) -> None:
@@ -168,6 +175,7 @@ def build_rival(name: str, module: Any, world: World, n_threads: int) -> Built:
 
 
 def share_found(rows: np.ndarray, truth: Hits) -> float:
+    """Recall: the share of the exact top k that was found."""
     return recall(Hits(scores=np.zeros(rows.shape, dtype=np.float32), rows=rows), truth)
 
 
@@ -204,6 +212,7 @@ def measure_filters(built: Built, world: World, n_threads: int) -> dict[str, dic
 
 
 def measure(name: str, world: World, n_threads: int, *, filters: bool = False) -> dict[str, Any]:
+    """Build one engine and measure it: one line of results."""
     line: dict[str, Any] = {"engine": name, "n_items": len(world.vectors), "dim": world.vectors.shape[1]}
     if name in RIVALS:
         try:
@@ -230,6 +239,7 @@ def measure(name: str, world: World, n_threads: int, *, filters: bool = False) -
 
 
 def readable(line: dict[str, Any]) -> str:
+    """A line of results for a person."""
     return "  ".join(f"{name} {value}" for name, value in line.items() if not isinstance(value, dict))
 
 
@@ -248,6 +258,7 @@ def plot(lines: list[dict[str, Any]], path: Path, n_threads: int) -> None:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print JSON lines, not a table")
     parser.add_argument("--n-items", type=int, default=100_000)
@@ -266,26 +277,19 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Measure every engine asked for, one JSON line each."""
     options = parse(argv)
-    if unknown := set(options.engines.split(",")) - {*FAMILIES, *RIVALS}:
-        print(
-            f"error: --engines: expected some of {', '.join([*FAMILIES, *RIVALS])}, got {sorted(unknown)}",
-            file=sys.stderr,
-        )
+    known = [*FAMILIES, *RIVALS]
+    if unknown := sorted(set(options.engines.split(",")) - set(known)):
+        print(f"error: --engines: expected some of {', '.join(known)}, got {unknown}", file=sys.stderr)
         return 2
     base, given = (np.load(path, allow_pickle=False) if path else None for path in (options.vectors, options.queries))
     vectors = make_vectors(options.n_items, base, dim=options.dim, noise=options.noise, seed=options.seed)
     queries = make_queries(vectors, given, options.n_queries, seed=options.seed)
     tuning, queries = queries[: len(queries) // 2], queries[len(queries) // 2 :]
     faiss.omp_set_num_threads(options.threads)
-    world = World(
-        vectors,
-        tuning,
-        exact_hits(vectors, tuning, DEPTH),
-        queries,
-        exact_hits(vectors, queries, DEPTH),
-        options.recall,
-    )
+    truths = [exact_hits(vectors, part, DEPTH) for part in (tuning, queries)]
+    world = World(vectors, tuning, truths[0], queries, truths[1], options.recall)
     lines: list[dict[str, Any]] = []
     for name in options.engines.split(","):
         lines.append(measure(name, world, options.threads, filters=options.filters))

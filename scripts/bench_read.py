@@ -84,6 +84,7 @@ def measure_reading(file: Path, *, n_items: int) -> dict[str, float | int | str]
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Write the file, read it in a fresh process, print one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--format", choices=("parquet", "csv", "jsonl"), default="parquet")
     parser.add_argument("--rows", type=int, default=5_000_000)

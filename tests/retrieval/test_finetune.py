@@ -13,9 +13,9 @@ from sentence_transformers import SentenceTransformer
 from retrieval.catalogue import render_items
 from retrieval.data import Interactions, Items
 from retrieval.encoder import finetune as door
-from retrieval.encoder.finetune import FinetuneReport, finetune_encoder, wants_finetuning
+from retrieval.encoder.finetune import FinetuneReport, finetune_encoder
 from retrieval.encoder.finetune_config import FinetuneConfig
-from retrieval.encoder.finetune_pairs import history_text_of, make_pairs, mine_negatives, sample_positions
+from retrieval.encoder.finetune_pairs import history_text_of, make_pairs, sample_positions
 from retrieval.encoder.text_encoder import TextEncoder
 from retrieval.fit import histories_of, hold_out
 from retrieval.text import TextConfig
@@ -186,39 +186,6 @@ def test_hard_negatives_are_never_items_the_user_took(encoder: TextEncoder, shop
         assert len(set(negatives.tolist())) == 4
 
 
-def unit(*angles: float) -> np.ndarray:
-    """Vectors of length 1 in the plane, by their angles in degrees."""
-    radians = np.radians(np.array(angles))
-    return np.stack([np.cos(radians), np.sin(radians)], axis=1).astype(np.float32)
-
-
-def test_hard_negatives_come_from_the_ranks_asked_for():
-    items = unit(0, 10, 20, 30, 40, 50)  # the query lies on item 0: row r has rank r + 1
-    found = mine_negatives(
-        unit(0), items, np.array([5]), [np.array([5])], n_negatives=2, ranks=(3, 4), margin=0.0,
-        rng=np.random.default_rng(0),
-    )  # fmt: skip
-    assert set(found[0].tolist()) == {2, 3}
-
-
-def test_what_is_nearly_the_positive_is_no_hard_negative():
-    items = unit(0, 10, 20, 60, 61)  # cos 1 degree = 0.9998: rows 3 and 4 are one thing in two colours
-    found = mine_negatives(
-        unit(0), items, np.array([3]), [np.array([3])], n_negatives=3, ranks=(1, 5), margin=0.01,
-        rng=np.random.default_rng(0),
-    )  # fmt: skip
-    assert set(found[0].tolist()) == {0, 1, 2}
-
-
-def test_too_few_near_items_are_filled_with_random_ones_and_then_with_none():
-    items = unit(0, 10, 20, 30)
-    found = mine_negatives(
-        unit(0), items, np.array([3]), [np.array([0, 3])], n_negatives=3, ranks=(1, 1), margin=0.0,
-        rng=np.random.default_rng(0),
-    )  # fmt: skip
-    assert set(found[0].tolist()) == {1, 2, -1}  # rank 1 was taken; two are left in all
-
-
 def test_positions_are_bounded_seeded_and_no_repeats():
     histories = [np.array([0, 1, 0, 2, 1]), np.array([7])]
     users, places = sample_positions(
@@ -298,29 +265,7 @@ def test_more_frozen_layers_than_there_are_is_an_error(encoder: TextEncoder, sho
         tune(encoder, shop, replace(QUICK, freeze_layers=3))
 
 
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"epochs": 0}, "epochs: expected 1 or more, got 0"),
-        ({"batch_size": 1}, "batch_size: expected 2 or more, got 1"),
-        ({"first_rank": 50, "last_rank": 20}, "expected 1 <= first <= last, got 50, 20"),
-        ({"temperature": 0.0}, "temperature: expected more than 0"),
-        ({"warmup": 1.0}, "warmup: expected a number from 0 to below 1"),
-    ],
-)
-def test_a_wrong_value_is_named(values: dict[str, float], message: str):
-    with pytest.raises(ValueError, match=message):
-        FinetuneConfig(**values)  # pyright: ignore[reportArgumentType]
-
-
 def test_a_missing_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch, encoder: TextEncoder, shop: Shop):
     monkeypatch.setattr(door, "_EXTRA", ("datasets", "no_such_package"))
     with pytest.raises(ImportError, match=r'no_such_package: pip install "tandem-recommender\[finetune\]"'):
         tune(encoder, shop)
-
-
-def test_auto_fine_tunes_on_cuda_only():
-    assert wants_finetuning("always", device="cpu")
-    assert not wants_finetuning("never", device="cpu")
-    assert not wants_finetuning("auto", device="cpu")
-    assert wants_finetuning("auto") == torch.cuda.is_available()
