@@ -238,11 +238,6 @@ def measure(name: str, world: World, n_threads: int, *, filters: bool = False) -
     }
 
 
-def readable(line: dict[str, Any]) -> str:
-    """A line of results for a person."""
-    return "  ".join(f"{name} {value}" for name, value in line.items() if not isinstance(value, dict))
-
-
 def plot(lines: list[dict[str, Any]], path: Path, n_threads: int) -> None:
     """Draw speed against size, one point per engine."""
     from matplotlib.figure import Figure  # the extra [report]
@@ -293,7 +288,8 @@ def main(argv: list[str] | None = None) -> int:
     lines: list[dict[str, Any]] = []
     for name in options.engines.split(","):
         lines.append(measure(name, world, options.threads, filters=options.filters))
-        print(json.dumps(lines[-1]) if options.json else readable(lines[-1]), flush=True)
+        plain = "  ".join(f"{key} {value}" for key, value in lines[-1].items() if not isinstance(value, dict))
+        print(json.dumps(lines[-1]) if options.json else plain, flush=True)
     if options.plot:
         plot(lines, options.plot, options.threads)
     return 0
