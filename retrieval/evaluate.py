@@ -7,7 +7,7 @@ stage; differences come with paired bootstrap intervals over users.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,7 +96,7 @@ def evaluate(
         "encoder": fitted.model.catalogue.encoder.name,
         "reranker": None if fitted.model.reranker is None else fitted.model.reranker.config.model,
         **summarise(rankings, targets, counts, parts.train.n_users, seed=config.seed),
-        "fusion": contributions(fitted),
+        "fusion": fitted.model.final_fusion.figures,
         "users_without_history": len(parts.no_history),
         "seconds": {**fitted.seconds, **rankings.seconds, "total": time.monotonic() - started},
         "fit": fitted.record,
@@ -178,12 +178,6 @@ def summarise(
                 },
             }
     return result
-
-
-def contributions(fitted: Fitted) -> dict[str, float]:
-    """What each part adds: validation NDCG@10 lost when its features are silenced in the final fusion."""
-    figures: Mapping[str, Mapping[str, float]] = fitted.model.final_fusion.figures
-    return {part: figures["fused"]["fitted"] - value for part, value in figures["without"].items()}
 
 
 def _fixed(rows: np.ndarray, depth: int) -> np.ndarray:

@@ -78,14 +78,10 @@ def save_bundle(
         "encoder_precision": model.catalogue.encoder.precision,
         "reranker": None if model.reranker is None else model.reranker.config.model,
         "reranker_fingerprint": None if model.reranker is None else model.reranker.fingerprint,
-        "fusion_contributions": _contributions(model.final_fusion),
+        "fusion_contributions": model.final_fusion.contributions,
         "figures": dict((evaluation or {}).get("stages", {}).get("final", {})),
     }
     return publish(root, lambda directory: _write(directory, recommender, evaluation), facts=facts, keep=keep)
-
-
-def _contributions(fusion: Fusion) -> dict[str, float]:
-    return {part: fusion.figures["fused"]["fitted"] - value for part, value in fusion.figures["without"].items()}
 
 
 def _write(directory: Path, recommender: Recommender, evaluation: Mapping[str, Any] | None) -> None:

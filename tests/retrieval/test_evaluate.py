@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from retrieval.evaluate import Rankings, contributions, evaluate, make_split, rank_stages, stage_name, summarise
+from retrieval.evaluate import Rankings, evaluate, make_split, rank_stages, stage_name, summarise
 from retrieval.fit import Fitted, histories_of
 from tests.world import RING, interaction_frame, make_interactions, make_items, new_item_id, tiny_config, user_id
 
@@ -73,8 +73,16 @@ def test_it_is_measured_on_what_was_not_trained_on(evaluated, interactions):
 
 def test_contributions_are_what_is_lost_without_a_part(evaluated):
     result, fitted = evaluated
-    assert result["fusion"] == contributions(fitted)
-    assert set(result["fusion"]) == {"dense", "neighbours", "ease", "content", "lexical", "popular", "rerank"}
+    assert result["fusion"] == fitted.model.final_fusion.figures
+    assert set(fitted.model.final_fusion.contributions) == {
+        "dense",
+        "neighbours",
+        "ease",
+        "content",
+        "lexical",
+        "popular",
+        "rerank",
+    }
 
 
 def test_users_can_be_sampled(items, interactions, encoder):
