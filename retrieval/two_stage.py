@@ -14,7 +14,7 @@ from retrieval.fusion import Fusion
 from retrieval.sources import PopularSource, Queries, Source
 from retrieval.stage_one import in_batches, sub_queries
 
-_BATCH_USERS = 128
+BATCH_USERS = 128
 # A source over a matrix holds one number per user and item; with a copy for the search, 32 million take 256 MB.
 _BATCH_CELLS = 32_000_000
 
@@ -149,7 +149,7 @@ class TwoStage:
 
 def batch_size(n_items: int) -> int:
     """How many users are worked on at a time: fewer over a large catalogue, so that memory stays bounded."""
-    return max(1, min(_BATCH_USERS, _BATCH_CELLS // max(1, n_items)))
+    return max(1, min(BATCH_USERS, _BATCH_CELLS // max(1, n_items)))
 
 
 def context_of(histories: Sequence[np.ndarray]) -> np.ndarray:
