@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from retrieval.cli_tables import chosen_config, column_map, read_tables, teller
+from retrieval.cli_tables import Reading, chosen_config, read_items_table, read_tables, reads_tables, teller
 
 if TYPE_CHECKING:
     from retrieval.config import Config
@@ -22,12 +22,6 @@ InteractionsPath = Annotated[Path, typer.Option("--interactions", help="Who took
 OutPath = Annotated[Path, typer.Option("--out", help="The bundle: a directory that keeps versions, made if missing.")]
 ConfigPath = Annotated[Path | None, typer.Option("--config", help="TOML file; see `tandem config` for every key.")]
 Sets = Annotated[list[str] | None, typer.Option("--set", help="SECTION.KEY=VALUE, wins over the file; repeatable.")]
-Maps = Annotated[
-    list[str] | None,
-    typer.Option("--map", help="NAME=COLUMN: what the file calls a column, e.g. user_id=customer; repeatable."),
-]
-Rejects = Annotated[Path | None, typer.Option("--rejects", help="Folder for refused rows, with file, row and reason.")]
-MaxBad = Annotated[int | None, typer.Option("--max-bad-rows", min=0, help="Stop above so many refused rows.")]
 KeepSeen = Annotated[
     bool | None, typer.Option("--keep-seen/--mask-seen", help="May items come again that a user has seen?")
 ]
@@ -81,15 +75,15 @@ def _fit_and_publish(
     return version
 
 
+@reads_tables
 def fit(
+    *,
+    reading: Reading,
     items: ItemsPath,
     interactions: InteractionsPath,
     out: OutPath,
     config: ConfigPath = None,
     sets: Sets = None,
-    maps: Maps = None,
-    rejects: Rejects = None,
-    max_bad_rows: MaxBad = None,
     keep_seen: KeepSeen = None,
     device: Device = None,
     seed: Seed = None,
@@ -101,19 +95,19 @@ def fit(
     """
     say = teller(quiet)
     chosen = chosen_config(config, sets, keep_seen=keep_seen, device=device, seed=seed)
-    table, taken = read_tables(items, interactions, maps, rejects, max_bad_rows, say)
+    table, taken = read_tables(items, interactions, reading, say)
     _fit_and_publish(table, taken, chosen, out, say, quiet=quiet)
 
 
+@reads_tables
 def train_encoder(
+    *,
+    reading: Reading,
     items: ItemsPath,
     interactions: InteractionsPath,
     out: OutPath,
     config: ConfigPath = None,
     sets: Sets = None,
-    maps: Maps = None,
-    rejects: Rejects = None,
-    max_bad_rows: MaxBad = None,
     keep_seen: KeepSeen = None,
     device: Device = None,
     seed: Seed = None,
@@ -125,18 +119,18 @@ def train_encoder(
     """
     say = teller(quiet)
     chosen = chosen_config(config, sets, keep_seen=keep_seen, device=device, seed=seed)
-    table, taken = read_tables(items, interactions, maps, rejects, max_bad_rows, say)
+    table, taken = read_tables(items, interactions, reading, say)
     _fit_and_publish(table, taken, replace(chosen, use_reranker=False), out, say, quiet=quiet)
 
 
+@reads_tables
 def train_reranker(
+    *,
+    reading: Reading,
     bundle: Annotated[Path, typer.Argument(help="A bundle whose configuration and source settings are taken over.")],
     items: ItemsPath,
     interactions: InteractionsPath,
     sets: Sets = None,
-    maps: Maps = None,
-    rejects: Rejects = None,
-    max_bad_rows: MaxBad = None,
     device: Device = None,
     quiet: Quiet = False,
 ) -> None:
@@ -160,20 +154,20 @@ def train_reranker(
     }
     for text in sets or []:
         over = merge_values(over, parse_override(text))
-    table, taken = read_tables(items, interactions, maps, rejects, max_bad_rows, say)
+    table, taken = read_tables(items, interactions, reading, say)
     chosen = config_from(merge_values(config.to_dict(), over))
     _fit_and_publish(table, taken, chosen, bundle, say, quiet=quiet, settings=settings, encoder=encoder)
 
 
+@reads_tables
 def build_index(
+    *,
+    reading: Reading,
     bundle: Annotated[Path, typer.Argument(help="The bundle to give a new catalogue.")],
     items: ItemsPath,
     interactions: Annotated[
         Path | None, typer.Option("--interactions", help="Newer histories for serving (models are not trained).")
     ] = None,
-    maps: Maps = None,
-    rejects: Rejects = None,
-    max_bad_rows: MaxBad = None,
     device: Device = None,
     quiet: Quiet = False,
 ) -> None:
@@ -181,7 +175,6 @@ def build_index(
 
     Example: tandem build-index bundle --items items.parquet
     """
-    from retrieval.data import read_items
     from retrieval.recommend import Recommender
     from retrieval.storage import save_bundle
     from retrieval.update import replace_catalogue
@@ -190,10 +183,9 @@ def build_index(
     say(f"load {bundle}")
     recommender = Recommender.load(bundle, device=device or "auto")
     if interactions is not None:
-        table, taken = read_tables(items, interactions, maps, rejects, max_bad_rows, say)
+        table, taken = read_tables(items, interactions, reading, say)
     else:
-        log = rejects / "items.rejects.jsonl" if rejects else None
-        table = read_items(items, column_map=column_map(maps), rejects=log, max_bad_rows=max_bad_rows)
+        table = read_items_table(items, reading, say)
         taken = None
     say(f"index {len(table):,} items")
     version = save_bundle(bundle, replace_catalogue(recommender, table, taken))
@@ -201,7 +193,10 @@ def build_index(
     print(version)
 
 
+@reads_tables
 def evaluate(
+    *,
+    reading: Reading,
     items: ItemsPath,
     interactions: InteractionsPath,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the evaluation as JSON.")] = None,
@@ -211,9 +206,6 @@ def evaluate(
     max_users: Annotated[int | None, typer.Option("--max-users", min=1, help="Measure on so many test users.")] = None,
     config: ConfigPath = None,
     sets: Sets = None,
-    maps: Maps = None,
-    rejects: Rejects = None,
-    max_bad_rows: MaxBad = None,
     keep_seen: KeepSeen = None,
     device: Device = None,
     seed: Seed = None,
@@ -228,7 +220,7 @@ def evaluate(
 
     say = teller(quiet)
     chosen = chosen_config(config, sets, keep_seen=keep_seen, device=device, seed=seed)
-    table, taken = read_tables(items, interactions, maps, rejects, max_bad_rows, say)
+    table, taken = read_tables(items, interactions, reading, say)
     label = name or items.resolve().parent.name
     result, _ = run(table, taken, chosen, dataset=label, split=split, max_users=max_users, say=say, progress=not quiet)
     if json_file is not None:
