@@ -111,6 +111,7 @@ def train_head(
     pieces = windows(histories, config.history_items, training.max_windows)
     if not pieces:
         raise ValueError("train_head: no history has 2 or more items; give more interactions")
+    outside = torch.get_rng_state()  # the caller's random numbers go on as if nothing had been drawn
     torch.manual_seed(training.seed)
     rng = np.random.default_rng(training.seed)
     place = resolve_device(device)
@@ -140,6 +141,7 @@ def train_head(
     with trainer.averaged():
         best = best if best.state else best.better(0.0, limit, head)
     head.load_state_dict(best.state)
+    torch.set_rng_state(outside)
     return TrainedHead(head=head.eval(), passes=best.passes, curve=curve)
 
 

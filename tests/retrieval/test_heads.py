@@ -212,3 +212,12 @@ def test_a_softmax_over_a_sample_of_everything_is_the_softmax_over_everything(he
         monkeypatch.setattr(steps, "_SAMPLED_ITEMS", N_ITEMS)
         sampled = steps._loss(*arguments)
     torch.testing.assert_close(sampled, full, atol=1e-5, rtol=0)
+
+
+def test_training_leaves_the_callers_random_numbers_alone():
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    vectors = np.random.default_rng(0).normal(size=(N_ITEMS, TEXT_DIM)).astype(np.float32)
+    train_head([np.arange(5)], vectors, config=CONFIG, training=HeadTraining(seed=1), passes=1.0)
+    assert torch.equal(torch.rand(3), expected)
