@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -117,13 +118,18 @@ def test_a_signal_ends_the_call_after_its_clean_up(capsys, number, code, said):
     def call() -> int:
         try:
             os.kill(os.getpid(), number)
-            signal.pause()
+            time.sleep(5)
         finally:
             cleaned.append(True)
         return 0
 
+    # A shell that starts its tests in the background has them ignore Ctrl-C.
+    interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
     before = signal.getsignal(signal.SIGTERM)
-    assert guarded(call) == code
+    try:
+        assert guarded(call) == code
+    finally:
+        signal.signal(signal.SIGINT, interrupt)
     assert cleaned == [True]
     assert f"error: {said}" in capsys.readouterr().err
     assert signal.getsignal(signal.SIGTERM) is before
