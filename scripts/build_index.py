@@ -39,19 +39,17 @@ def rebuild(
         max_bad_rows: stop above so many refused rows in a table.
     """
     from retrieval import Recommender
-    from retrieval.cli_tables import read_tables
-    from retrieval.data import read_items
+    from retrieval.cli_tables import Reading, read_items_table, read_tables
     from retrieval.storage import save_bundle
     from retrieval.update import replace_catalogue
 
     started = time.monotonic()
     maps = [f"{ours}={theirs}" for ours, theirs in (column_map or {}).items()]
-    taken = None
+    reading = Reading(maps=maps, rejects=rejects, max_bad_rows=max_bad_rows)
     if interactions is None:
-        log = None if rejects is None else rejects / "items.rejects.jsonl"
-        table = read_items(items, column_map=column_map, rejects=log, max_bad_rows=max_bad_rows)
+        table, taken = read_items_table(items, reading, lambda message: None), None
     else:
-        table, taken = read_tables(items, interactions, maps, rejects, max_bad_rows, lambda message: None)
+        table, taken = read_tables(items, interactions, reading, lambda message: None)
     old = Recommender.load(bundle, device=device)
     new = replace_catalogue(old, table, taken)
     version = save_bundle(bundle, new)
