@@ -57,6 +57,8 @@ def _fit_and_publish(
     from retrieval.recommend import Recommender
     from retrieval.storage import save_bundle
 
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out: expected a directory for the bundle, got the file {str(out)!r}; name another place")
     fitted = fit_model(
         table,
         taken,
@@ -231,10 +233,10 @@ def evaluate(
 
 
 def show_config() -> None:
-    """Print every configuration key with its default, as JSON in the sections of the TOML file."""
-    from retrieval.config import Config
+    """Print every configuration key with its default, as the TOML file that `--config` reads."""
+    from retrieval.config import Config, to_toml
 
-    print(json.dumps(Config().to_dict(), indent=2))
+    print(to_toml(Config().to_dict()))
 
 
 def demo(

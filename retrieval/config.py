@@ -145,6 +145,18 @@ def parse_override(text: str) -> dict[str, typing.Any]:
     return result
 
 
+def to_toml(values: Mapping[str, typing.Any], *, section: str = "") -> str:
+    """Plain values as TOML: keys first, then sections; a key without a value stands in a comment."""
+    lines = [f"[{section}]"] if section else []
+    inner = []
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            inner.append(to_toml(value, section=f"{section}.{key}" if section else key))
+        else:
+            lines.append(f"# {key} = (none)" if value is None else f"{key} = {json.dumps(value, ensure_ascii=False)}")
+    return "\n".join([*lines, *(f"\n{part}" for part in inner)])
+
+
 def _merge(base: Mapping[str, typing.Any], over: Mapping[str, typing.Any]) -> dict[str, typing.Any]:
     """Nested mappings are merged; anything else is replaced."""
     merged = dict(base)

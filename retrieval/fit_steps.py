@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -205,7 +206,7 @@ def train_on_lists(
         config=rerank,
         encoder=catalogue.encoder.model,
         device=config.device,
-        progress=progress,
+        progress=(lambda line: print(line, file=sys.stderr, flush=True)) if progress else False,
         checkpoint_directory=checkpoints,
     )
     return trained.reranker

@@ -56,6 +56,10 @@ class Recommender:
 
         return load_bundle(Path(bundle), device=device, precision=precision, verify=verify)
 
+    def __repr__(self) -> str:
+        reranker = "none" if self.model.reranker is None else self.model.reranker.config.model
+        return f"Recommender({len(self.item_ids):,} items, {len(self.users):,} users, reranker {reranker})"
+
     @property
     def item_ids(self) -> IdMap:
         """Outside ids <-> item rows."""

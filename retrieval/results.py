@@ -48,6 +48,10 @@ class RecommendationList:
     def __getitem__(self, place: int) -> Recommendation:
         return self.items[place]
 
+    def __str__(self) -> str:
+        lines = [f"{item.rank:3}. {item.title or item.item_id}  {item.score:.3f}" for item in self.items]
+        return "\n".join([self.note] * bool(self.note) + lines)
+
     @property
     def item_ids(self) -> list[str]:
         """The ids, best first."""

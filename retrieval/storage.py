@@ -79,7 +79,10 @@ def save_bundle(
         "reranker": None if model.reranker is None else model.reranker.config.model,
         "reranker_fingerprint": None if model.reranker is None else model.reranker.fingerprint,
         "fusion_contributions": model.final_fusion.contributions,
-        "figures": dict((evaluation or {}).get("stages", {}).get("final", {})),
+        "figures": {
+            "validation_ndcg@10": model.final_fusion.figures["fused"]["held_out"],
+            **(evaluation or {}).get("stages", {}).get("final", {}),
+        },
     }
     return publish(root, lambda directory: _write(directory, recommender, evaluation), facts=facts, keep=keep)
 

@@ -35,12 +35,17 @@ def _width(character: str) -> int:
 
 
 def render_table(header: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()) -> str:
-    """Lines of aligned columns under a header; cells are made printable and cut to `MAX_CELL_WIDTH` columns.
+    """Lines of aligned columns under a header; cells are made printable.
+
+    All but the last column are cut to `MAX_CELL_WIDTH`: nothing stands to the right of the last one.
 
     Args:
         right: the columns, by name, to align on the right.
     """
-    cells = [list(header), *([_cut(printable(cell)) for cell in row] for row in rows)]
+    cells = [
+        list(header),
+        *([*(_cut(printable(c)) for c in row[:-1]), *(printable(c) for c in row[-1:])] for row in rows),
+    ]
     widths = [max(text_width(row[column]) for row in cells) for column in range(len(header))]
     lines = []
     for row in cells:

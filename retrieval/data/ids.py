@@ -136,7 +136,7 @@ class IdMap:
             strangers = [texts[place] for place in np.flatnonzero(rows < 0)[:5]]
             raise KeyError(
                 f"expected known ids, got {int((rows < 0).sum())} unknown: {', '.join(strangers)}; "
-                "pass unknown=ignore to get row -1 for them"  # no quotes: the text of a KeyError is shown as a repr
+                "check the spelling (ids are text: 007 is not 7)"  # no quotes: a KeyError is shown as a repr
             )
         return rows
 

@@ -6,7 +6,7 @@ import tomllib
 
 import pytest
 
-from retrieval.config import Config, config_from, merge_values, parse_override, read_config
+from retrieval.config import Config, config_from, merge_values, parse_override, read_config, to_toml
 from tests.world import as_toml, tiny_config, tiny_values
 
 
@@ -20,6 +20,10 @@ def test_what_is_said_wins_and_the_rest_keeps_its_default():
     assert config.rerank.n_layer == Config().rerank.n_layer
     assert config.text.budgets["description"] == Config().text.budgets["description"]
     assert config.rerank.vector_dim == Config().rerank.vector_dim
+
+
+def test_the_defaults_print_as_a_file_that_reads_back():
+    assert config_from(tomllib.loads(to_toml(Config().to_dict()))) == Config()
 
 
 @pytest.mark.parametrize("config", [Config(), tiny_config(), tiny_config(keep_seen=True, text={"history_items": 3})])

@@ -191,7 +191,9 @@ def test_nothing_in_a_bundle_is_a_pickle(bundle):
 def test_figures_of_an_evaluation_stand_in_the_manifest(unpublished, tmp_path):
     evaluation = {"stages": {"final": {"ndcg@10": 0.5}}}
     save_bundle(tmp_path / "bundle", unpublished, evaluation=evaluation)
-    assert check_bundle(tmp_path / "bundle")["figures"] == {"ndcg@10": 0.5}
+    held_out = unpublished.model.final_fusion.figures["fused"]["held_out"]
+    figures = check_bundle(tmp_path / "bundle")["figures"]
+    assert figures == {"validation_ndcg@10": held_out, "ndcg@10": 0.5}
     assert json.loads((resolve(tmp_path / "bundle") / "evaluation.json").read_text()) == evaluation
 
 

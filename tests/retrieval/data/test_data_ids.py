@@ -96,7 +96,7 @@ def test_repeated_ids_are_refused_and_named():
 
 
 def test_unknown_ids_are_named():
-    with pytest.raises(KeyError, match="2 unknown: x, y; pass unknown=ignore"):
+    with pytest.raises(KeyError, match="2 unknown: x, y; check the spelling"):
         IdMap.of(["a"]).to_rows(["a", "x", "y"])
 
 
