@@ -100,7 +100,7 @@ def config_from(values: Mapping[str, typing.Any]) -> Config:
     _refuse_unknown(values, Config, "")
     try:
         # From JSON, because only there "strict" takes a mapping for a dataclass, and refuses "7" and true for a number.
-        return TypeAdapter(Config).validate_json(json.dumps(_merge(defaults, values), default=str), strict=True)
+        return TypeAdapter(Config).validate_json(json.dumps(merge_values(defaults, values), default=str), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
@@ -123,7 +123,7 @@ def read_config(path: Path | None, overrides: Mapping[str, typing.Any] | None = 
             values = tomllib.loads(path.read_text(encoding="utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{path}: not a TOML file: {error}") from None
-    return config_from(_merge(values, overrides or {}))
+    return config_from(merge_values(values, overrides or {}))
 
 
 def parse_override(text: str) -> dict[str, typing.Any]:
@@ -157,16 +157,13 @@ def to_toml(values: Mapping[str, typing.Any], *, section: str = "") -> str:
     return "\n".join([*lines, *(f"\n{part}" for part in inner)])
 
 
-def _merge(base: Mapping[str, typing.Any], over: Mapping[str, typing.Any]) -> dict[str, typing.Any]:
+def merge_values(base: Mapping[str, typing.Any], over: Mapping[str, typing.Any]) -> dict[str, typing.Any]:
     """Nested mappings are merged; anything else is replaced."""
     merged = dict(base)
     for key, value in over.items():
         old = merged.get(key)
-        merged[key] = _merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+        merged[key] = merge_values(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
     return merged
-
-
-merge_values = _merge
 
 
 def _refuse_unknown(values: Mapping[str, typing.Any], kind: type, prefix: str) -> None:

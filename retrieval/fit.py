@@ -25,7 +25,7 @@ from retrieval.encoder.text_encoder import TextEncoder
 from retrieval.encoder.train import TrainedHead
 from retrieval.fit_steps import (
     cross_fitted_lists,
-    fit_final_fusion,
+    fit_final_fusions,
     fit_recall_fusion,
     load_encoder,
     sources_on,
@@ -160,8 +160,7 @@ def fit(
     else:
         reranker = None
     with clock.step("fusion", "fit the final fusion on validation"):
-        plain_fusion = fit_final_fusion(draft, rest, config)
-        final_fusion = fit_final_fusion(replace(draft, reranker=reranker), rest, config) if reranker else plain_fusion
+        plain_fusion, final_fusion = fit_final_fusions(replace(draft, reranker=reranker), rest, config)
     with clock.step("refit", "fit head and sources again on all interactions"):
         label = "recall head" if progress else None
         head_again = train_recall_head(catalogue, histories, config, passes=head.passes, progress=label)

@@ -106,17 +106,22 @@ def fit_recall_fusion(
     return fit_fusion(_lists(parts, validation), feature_names(sources), seed=config.seed)
 
 
-def fit_final_fusion(model: TwoStage, validation: Validation, config: Config) -> Fusion:
-    """The fusion of recall features and rerank logit, fitted on the candidates stage one passes on."""
+def fit_final_fusions(model: TwoStage, validation: Validation, config: Config) -> tuple[Fusion, Fusion]:
+    """Fusions of the candidates stage one passes on, without and with the rerank logit (one without a reranker)."""
     queries = validation_queries(model.catalogue, validation)
-    parts = []
+    plain, reranked = [], []
     for part in in_batches(len(queries), batch_size(model.catalogue.n_items)):
         batch = sub_queries(queries, part)
         candidates = model.recall(batch)
-        logits = model.rerank(batch, candidates) if model.reranker else None
-        parts.append((final_features(candidates, logits), candidates.rows))
-    names = final_feature_names(model.sources, reranked=model.reranker is not None)
-    return fit_fusion(_lists(parts, validation), names, seed=config.seed)
+        plain.append((candidates.features, candidates.rows))
+        if model.reranker is not None:
+            reranked.append((final_features(candidates, model.rerank(batch, candidates)), candidates.rows))
+    names = final_feature_names(model.sources, reranked=False)
+    plain_fusion = fit_fusion(_lists(plain, validation), names, seed=config.seed)
+    if model.reranker is None:
+        return plain_fusion, plain_fusion
+    names = final_feature_names(model.sources, reranked=True)
+    return plain_fusion, fit_fusion(_lists(reranked, validation), names, seed=config.seed)
 
 
 def _lists(parts: list[tuple[np.ndarray, np.ndarray]], validation: Validation) -> FusionLists:
