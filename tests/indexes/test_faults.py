@@ -49,14 +49,24 @@ class PowerLoss:
         self.contents: dict[int, bytes] = {}
         self.entries: dict[int, dict[str, int]] = {}
         self.folders: set[int] = set()
+        self.held: list[int] = []
 
     def synced(self, path: Path) -> None:
-        number = path.stat().st_ino
+        number = self.hold(path)
         if path.is_dir():
-            self.entries[number] = {entry.name: entry.inode() for entry in os.scandir(path)}
-            self.folders |= {entry.inode() for entry in os.scandir(path) if entry.is_dir()} | {number}
+            self.entries[number] = {child.name: self.hold(child) for child in path.iterdir()}
+            self.folders |= {child.stat().st_ino for child in path.iterdir() if child.is_dir()} | {number}
         else:
             self.contents[number] = path.read_bytes()
+
+    def hold(self, path: Path) -> int:
+        """Return the inode number of `path`, kept open: a file system gives the number of a removed file away again."""
+        self.held.append(os.open(path, os.O_RDONLY))
+        return os.fstat(self.held[-1]).st_ino
+
+    def close(self) -> None:
+        for descriptor in self.held:
+            os.close(descriptor)
 
     def restart(self, number: int, target: Path) -> None:
         """Write what is left of directory `number`; a file whose content was not synced is empty."""
@@ -115,6 +125,7 @@ def test_whatever_was_not_synced_may_be_lost(tmp_path: Path, monkeypatch: pytest
         publish_mark(root, mark, keep=2)
         allowed[:] = [mark]
         crash()
+    disk.close()
     assert len(seen) > 50
     assert {1, 2, 3} == set(seen)
 
