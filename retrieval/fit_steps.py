@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -28,6 +29,8 @@ from retrieval.stage_one import (
     sub_queries,
 )
 from retrieval.two_stage import TwoStage, batch_size, context_of, final_feature_names, final_features
+
+log = logging.getLogger(__name__)
 
 _EMPTY = np.empty(0, dtype=np.int64)
 
@@ -205,13 +208,18 @@ def train_on_lists(
         seed=config.seed,
     )
     items = max(rerank.max_history_items, 1)
+    validation = LazyLists(catalogue, held, history_items=items)
     trained = train_reranker(
         LazyLists(catalogue, lists, history_items=items),
-        validation=LazyLists(catalogue, held, history_items=items),
+        validation=validation,
         config=rerank,
         encoder=catalogue.encoder.model,
         device=config.device,
         progress=(lambda line: print(line, file=sys.stderr, flush=True)) if progress else False,
         checkpoint_directory=checkpoints,
     )
-    return trained.reranker
+    reranker, keep = trained.reranker, config.depths.all_blocks
+    if 0 < keep < config.depths.rerank and len(held) >= 2 and reranker.config.n_layer >= 2:
+        report = reranker.fit_cascade(validation, n_blocks=reranker.config.n_layer // 2, keep=keep)
+        log.info("cascade %s: %s", "on" if report.accepted else "off", report)
+    return reranker

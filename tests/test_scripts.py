@@ -16,7 +16,7 @@ from indexes import resolve
 from indexes.files import exclusive
 from retrieval import Recommender
 from retrieval.cli import main as tandem
-from scripts import batch_score, build_index
+from scripts import batch_score, bench_rerank_quality, build_index
 from tests import world
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -164,3 +164,28 @@ def test_a_job_runs_from_any_folder_and_its_help_has_the_exit_codes(tmp_path, sc
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0
     assert "Exit codes: 0 done, 2 bad" in done.stdout
+
+
+# bench_rerank_quality
+
+
+def test_faster_ways_of_scoring_are_measured_against_float32(tmp_path, capsys):
+    files = world.write_files(tmp_path)
+    world.item_frame().to_parquet(tmp_path / "items.parquet", index=False)
+    arguments = ["--data", tmp_path, "--config", files.config, "--users", 60, "--candidates", 20, "--keep", 8, "--json"]
+    code = bench_rerank_quality.main([str(a) for a in [*arguments, "--set", "rerank.n_layer=2"]])
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    ways = {line["way"]: line for line in lines}
+    assert code == 0
+    assert (ways["float32"]["kendall"], ways["float32"]["difference"]) == (1.0, 0.0)
+    assert ways["float32"]["final_ndcg10"] > 0.8
+    for way in ("int8 weights", "int8 weights and activations"):
+        assert 0.97 < ways[way]["kendall"] <= 1
+        assert 0 < ways[way]["max_abs_diff"] < 0.5
+    assert 0 < ways["cascade 1 of 2 blocks, best 8"]["kendall"] < 1
+    assert {line["n_users"] for line in lines} == {60}
+
+
+def test_a_benchmark_of_a_folder_that_is_not_there_says_so(tmp_path, capsys):
+    assert bench_rerank_quality.main(["--data", str(tmp_path / "none")]) == 2
+    assert "items.parquet" in capsys.readouterr().err

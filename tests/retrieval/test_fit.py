@@ -265,3 +265,11 @@ def test_words_alone_can_be_reranked(items, interactions, encoder: TextEncoder):
     assert words.model.reranker is not None
     found = words.model.rank(words.model.catalogue.queries(histories_of(interactions)[:1]))
     assert items.ids.ids[found.rows[0, 0]] == item_id("toy", 5)
+
+
+def test_a_cascade_is_fitted_where_only_some_candidates_may_go_through_all_blocks(items, interactions, encoder):
+    config = tiny_config(rerank={"n_layer": 2}, depths={"all_blocks": 8}, lists={"max_lists": 48})
+    kept = fit(items, interactions, config, encoder=encoder).model.reranker
+    assert kept is not None
+    assert kept.cascade is not None
+    assert (kept.cascade.n_blocks, kept.cascade.keep) == (1, 8)
