@@ -1,4 +1,4 @@
-"""Vectors in, rows and scores out: FAISS index families behind one protocol, published and loaded safely."""
+"""Vectors in, rows and scores out: FAISS families and Milvus behind one protocol, published and loaded safely."""
 
 from indexes.choose import FAMILIES, build_index, build_with_report, choose_family, estimate_bytes
 from indexes.errors import DamagedArtefact, Locked
@@ -10,6 +10,8 @@ from indexes.ivf import IvfIndex, build_ivf
 from indexes.live import LiveIndex
 from indexes.live_storage import load_live, save_live
 from indexes.manifest import Manifest, read_manifest, verify_directory, write_manifest
+from indexes.milvus import MilvusIndex
+from indexes.milvus_build import build_milvus
 from indexes.storage import load_index, save_index
 from indexes.tuning import Trial, TuningReport, exact_hits, tune
 from indexes.versions import list_versions, publish, resolve, rollback
@@ -25,12 +27,14 @@ __all__ = [
     "LiveIndex",
     "Locked",
     "Manifest",
+    "MilvusIndex",
     "Trial",
     "TuningReport",
     "build_exact",
     "build_hnsw",
     "build_index",
     "build_ivf",
+    "build_milvus",
     "build_with_report",
     "choose_family",
     "estimate_bytes",

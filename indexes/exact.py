@@ -1,6 +1,6 @@
 """Exact search: every row is compared. The reference for the other families; fast to some 50,000 items."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import faiss
@@ -40,26 +40,8 @@ class ExactIndex:
         depth = min(k, n_matching)
         if depth == 0 or len(queries) == 0:
             return empty_hits(len(queries), k)
-        # One hit more than asked for shows whether the last place is tied.
-        found = self._best(queries, min(depth + 1, n_matching), rows)
-        if found.rows.shape[1] > depth:
-            found = self._settle_ties(queries, depth, rows, found)
+        found = with_ties(lambda some, reach: self._best(some, reach, rows), queries, depth, n_matching)
         return finish(found.scores, found.rows, k)
-
-    def _settle_ties(self, queries: np.ndarray, depth: int, rows: np.ndarray | None, found: Hits) -> Hits:
-        """Search tied queries deeper until the tie ends, since FAISS keeps any of the tied rows."""
-        scores, best = found.scores[:, :depth].copy(), found.rows[:, :depth].copy()
-        tied = np.flatnonzero(found.scores[:, depth - 1] == found.scores[:, depth])
-        n_matching = self.n_items if rows is None else rows.size
-        reach = depth + 1
-        while tied.size:
-            reach = min(4 * reach, n_matching)
-            deeper = self._best(queries[tied], reach, rows)
-            scores[tied], best[tied] = deeper.scores[:, :depth], deeper.rows[:, :depth]
-            if reach == n_matching:
-                break
-            tied = tied[deeper.scores[:, depth - 1] == deeper.scores[:, -1]]
-        return Hits(scores=scores, rows=best)
 
     def _best(self, queries: np.ndarray, depth: int, rows: np.ndarray | None) -> Hits:
         if rows is None:
@@ -70,6 +52,30 @@ class ExactIndex:
     def reconstruct(self, rows: np.ndarray) -> np.ndarray:
         """Return the vectors of these rows, float32 (len(rows), dim), exactly as they were added."""
         return self.faiss_index.reconstruct_batch(np.asarray(rows, dtype=np.int64))
+
+
+def with_ties(best: Callable[[np.ndarray, int], Hits], queries: np.ndarray, depth: int, n_matching: int) -> Hits:
+    """The `depth` best hits of an exact search that, of rows tied for its last place, keeps any.
+
+    Args:
+        best: searches some queries to some depth, n_matching at most. A query whose last place is tied is searched
+            deeper until the tie ends, so that its lower rows are known.
+    """
+    # One hit more than asked for shows whether the last place is tied.
+    found = best(queries, min(depth + 1, n_matching))
+    if found.rows.shape[1] <= depth:
+        return found
+    scores, rows = found.scores[:, :depth].copy(), found.rows[:, :depth].copy()
+    tied = np.flatnonzero(found.scores[:, depth - 1] == found.scores[:, depth])
+    reach = depth + 1
+    while tied.size:
+        reach = min(4 * reach, n_matching)
+        deeper = best(queries[tied], reach)
+        scores[tied], rows[tied] = deeper.scores[:, :depth], deeper.rows[:, :depth]
+        if reach == n_matching:
+            break
+        tied = tied[deeper.scores[:, depth - 1] == deeper.scores[:, -1]]
+    return Hits(scores=scores, rows=rows)
 
 
 def scan_rows(storage: faiss.Index, queries: np.ndarray, depth: int, rows: np.ndarray) -> Hits:

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
+from indexes.arrays import load_array, save_array
 from indexes.errors import DamagedArtefact
 from indexes.live import LiveIndex
 from indexes.manifest import Json, Manifest, read_manifest, verify_directory, write_manifest
-from indexes.storage import load_array, load_index, save_array, save_index
+from indexes.storage import load_index, save_index
 
 BASE_DIRECTORY = "base"
 ARRAYS = {

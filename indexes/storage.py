@@ -13,6 +13,7 @@ from typing import Any
 import faiss
 import numpy as np
 
+from indexes.arrays import load_array, save_array
 from indexes.choose import FAMILIES
 from indexes.errors import DamagedArtefact, Locked
 from indexes.exact import ExactIndex
@@ -22,6 +23,9 @@ from indexes.hnsw import HnswIndex
 from indexes.ivf import IvfIndex
 from indexes.kernel import list_ids, read, write_through
 from indexes.manifest import Json, Manifest, read_manifest, verify_directory, write_manifest
+from indexes.milvus import MilvusIndex
+from indexes.milvus_storage import FAMILY as MILVUS
+from indexes.milvus_storage import load_milvus, save_milvus
 from indexes.versions import list_versions, publish, resolve, rollback
 
 __all__ = [
@@ -29,11 +33,13 @@ __all__ = [
     "Locked",
     "Manifest",
     "list_versions",
+    "load_array",
     "load_index",
     "publish",
     "read_manifest",
     "resolve",
     "rollback",
+    "save_array",
     "save_index",
     "verify_directory",
     "write_manifest",
@@ -62,7 +68,7 @@ _reading = threading.Lock()
 
 
 def save_index(index: Index, directory: Path | str, *, facts: Mapping[str, Json] | None = None) -> Manifest:
-    """Write an index into a directory that is new or empty.
+    """Write an index into a directory that is new or empty; of one on Milvus, where it is and what it must hold.
 
     Args:
         facts: to be stored beside the index's own facts (family, params, dim, n_items, metric).
@@ -71,8 +77,11 @@ def save_index(index: Index, directory: Path | str, *, facts: Mapping[str, Json]
     directory.mkdir(parents=True, exist_ok=True)
     if next(directory.iterdir(), None) is not None:
         raise FileExistsError(f"{directory}: expected an empty directory; write into a new one")
+    if isinstance(index, MilvusIndex):
+        return save_milvus(index, directory, facts=facts or {})
     if not isinstance(index, ExactIndex | IvfIndex | HnswIndex):
-        raise ValueError(f"index: expected one of the families {', '.join(FAMILIES)}, got {type(index).__name__}")
+        known = ", ".join((*FAMILIES, MILVUS))
+        raise ValueError(f"index: expected one of the families {known}, got {type(index).__name__}")
     faiss_index = index.faiss_index
     write_checked(directory / INDEX_FILE, lambda writer: write_through(faiss_index, writer.write))
     queries = np.random.default_rng(0).normal(size=(N_GOLDEN, index.dim)).astype(np.float32)
@@ -89,11 +98,6 @@ def save_index(index: Index, directory: Path | str, *, facts: Mapping[str, Json]
     return write_manifest(directory, facts={**(facts or {}), "index": own})
 
 
-def save_array(path: Path, array: np.ndarray) -> None:
-    """Write an array as .npy, checked as `write_checked` does."""
-    write_checked(path, lambda writer: np.lib.format.write_array(writer, array, allow_pickle=False))
-
-
 def load_index(directory: Path | str, *, verify: bool = True) -> Index:
     """Load what `save_index` wrote, ready to search.
 
@@ -104,28 +108,18 @@ def load_index(directory: Path | str, *, verify: bool = True) -> Index:
     Raises:
         FileNotFoundError: no manifest.
         DamagedArtefact: anything that is not as it was written, or not an index of ours.
+        ImportError, ConnectionError, Locked: an index on Milvus that cannot be reached.
     """
     directory = Path(directory)
     manifest = verify_directory(directory) if verify else read_manifest(directory)
     own = _facts(directory, manifest)
+    if own.text("family") == MILVUS:
+        return load_milvus(directory, own.params(), n_items=own.count("n_items"), dim=own.count("dim"), sample=verify)
     faiss_index = _read_faiss(directory, manifest, own)
     index = _wrap(faiss_index, own)
     if verify:
         _check_golden(directory, index)
     return index
-
-
-def load_array(path: Path, dtype: type, n_dims: int) -> np.ndarray:
-    """Read an array that `save_array` wrote, of this dtype and number of dimensions."""
-    try:
-        array = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise DamagedArtefact(path, f"numpy cannot read it ({type(error).__name__})") from error
-    if array.dtype != dtype or array.ndim != n_dims:
-        raise DamagedArtefact(
-            path, f"expected {n_dims} dimensions of {dtype.__name__}, got {array.ndim} of {array.dtype}"
-        )
-    return array
 
 
 class _Facts(dict[str, Json]):
@@ -154,14 +148,14 @@ def _facts(directory: Path, manifest: Manifest) -> _Facts:
     own = manifest.facts.get("index")
     try:
         facts = _Facts(own if isinstance(own, dict) else {})
-        if facts.text("family") not in FAISS_TYPES or facts.text("metric") != "inner_product":
-            raise TypeError(f"family: expected one of {', '.join(FAISS_TYPES)}, got {facts.text('family')!r}")
+        if facts.text("family") not in (*FAISS_TYPES, MILVUS) or facts.text("metric") != "inner_product":
+            raise TypeError(f"family: expected one of {', '.join(FAISS_TYPES)}, {MILVUS}, got {facts.text('family')!r}")
         for count in ("dim", "n_items"):
             facts.count(count)
         facts.params()
     except TypeError as error:
         raise DamagedArtefact(directory, f"its manifest describes no index of ours: {error}") from error
-    if INDEX_FILE not in manifest.files:
+    if INDEX_FILE not in manifest.files and facts["family"] != MILVUS:
         raise DamagedArtefact(directory / INDEX_FILE, "expected this file in the manifest")
     return facts
 
