@@ -7,18 +7,18 @@ stage; differences come with paired bootstrap intervals over users.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from retrieval.config import Config
-from retrieval.data import Interactions, Items, Split, leave_last_out, time_split
+from retrieval.data import Interactions, Items, Split, cold_items, leave_last_out, time_split
 from retrieval.encoder.text_encoder import TextEncoder
 from retrieval.fit import Fitted, fit, histories_of
-from retrieval.metrics import coverage, novelty, paired_bootstrap, per_user_metrics
 from retrieval.sources import Queries, Source
+from retrieval.stage_figures import Rankings, segment_figures, summarise
 from retrieval.stage_one import in_batches, sub_queries
 from retrieval.two_stage import batch_size
 
@@ -26,15 +26,26 @@ SPLITS = ("leave-last-out", "time")
 # What the sources are called in a report; the rest keep their names.
 _STAGE_OF_SOURCE = {"popular": "popularity"}
 _DEPTH = 100
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Rankings:
-    """Ranked rows per stage: int64 (n_users, 100), best first, -1 at padding; in the order of the test users."""
+class Trial:
+    """What is trained on, and who is asked for what.
 
-    ranked: dict[str, np.ndarray]
-    candidate_recall: np.ndarray
-    seconds: dict[str, float]
+    users: int64 (n_test_users,), user rows of `train`. histories: per test user the item rows of `train`, oldest first.
+    seen: per test user the rows that must not come again (empty where they may); they may hold a cold item, which left
+    the history with all its interactions. targets: per test user distinct rows. cold_rows: the items that were made
+    cold. n_without_history: users who have targets and nothing in `train`; nobody asks them.
+    """
+
+    train: Interactions
+    users: np.ndarray
+    histories: list[np.ndarray]
+    seen: list[np.ndarray]
+    targets: list[np.ndarray]
+    cold_rows: np.ndarray
+    n_without_history: int
 
 
 def make_split(interactions: Interactions, name: str, *, at: float | None = None) -> Split:
@@ -50,6 +61,48 @@ def make_split(interactions: Interactions, name: str, *, at: float | None = None
     raise ValueError(f"split: expected one of {', '.join(SPLITS)}, got {name!r}")
 
 
+def make_trial(
+    interactions: Interactions,
+    split: str,
+    *,
+    at: float | None = None,
+    cold_share: float = 0.0,
+    keep_seen: bool = False,
+    max_users: int | None = None,
+    seed: int = 0,
+) -> Trial:
+    """Split, make a share of the items cold, and take at most max_users test users (both at random, seeded).
+
+    Raises:
+        ValueError: see `make_split` and `retrieval.data.cold_items`; or nobody is left to ask.
+    """
+    parts = make_split(interactions, split, at=at)
+    whole, train, cold_rows = histories_of(parts.train), parts.train, np.empty(0, dtype=np.int64)
+    if cold_share:
+        cold = cold_items(parts.train, share=cold_share, seed=seed)
+        train, cold_rows = cold.train, cold.item_rows
+    histories = histories_of(train)
+    users, targets = np.asarray(parts.test_users, dtype=np.int64), parts.targets
+    known = np.flatnonzero([len(histories[user]) > 0 for user in users])
+    if not len(known):
+        raise ValueError(
+            "evaluate: no test user has a training interaction; give more interactions or fewer cold items"
+        )
+    if max_users is not None and len(known) > max_users:
+        known = known[np.sort(np.random.default_rng(seed).choice(len(known), max_users, replace=False))]
+    chosen = users[known]
+    empty = np.empty(0, dtype=np.int64)
+    return Trial(
+        train=train,
+        users=chosen,
+        histories=[histories[user] for user in chosen],
+        seen=[empty if keep_seen else whole[user] for user in chosen],
+        targets=[targets[place] for place in known],
+        cold_rows=cold_rows,
+        n_without_history=len(parts.no_history) + sum(not len(histories[user]) for user in users),
+    )
+
+
 def evaluate(
     items: Items,
     interactions: Interactions,
@@ -60,7 +113,10 @@ def evaluate(
     at: float | None = None,
     encoder: TextEncoder | None = None,
     max_users: int | None = None,
-    say: Callable[[str], None] = lambda message: None,
+    cold_share: float = 0.0,
+    segments: Mapping[str, str] | None = None,
+    data_seed: int | None = None,
+    say: Say = lambda message: None,
     progress: bool = False,
 ) -> tuple[dict[str, Any], Fitted]:
     """Fit on the training part of a split and measure every stage on the rest.
@@ -68,40 +124,88 @@ def evaluate(
     Args:
         at: the moment of a time split; by default nine tenths of the interactions lie before it.
         max_users: measure on so many test users at random (seeded); None measures all.
+        cold_share: this share of the items (at random, seeded) loses all its training interactions; see `cold`.
+        segments: outside user id -> segment, for a table of its own.
+        data_seed: of whom is measured and which items are cold; by default the configuration's.
 
     Returns:
         The evaluation (see the README for its keys) and what was fitted on the training part.
     """
-    parts = make_split(interactions, split, at=at)
+    trial = make_trial(
+        interactions,
+        split,
+        at=at,
+        cold_share=cold_share,
+        keep_seen=config.keep_seen,
+        max_users=max_users,
+        seed=config.seed if data_seed is None else data_seed,
+    )
     started = time.monotonic()
-    fitted = fit(items, parts.train, config, encoder=encoder, say=say, progress=progress)
-    users, targets = np.asarray(parts.test_users), parts.targets
-    if max_users is not None and len(users) > max_users:
-        chosen = np.sort(np.random.default_rng(config.seed).choice(len(users), max_users, replace=False))
-        users, targets = users[chosen], [targets[i] for i in chosen]
-    histories = histories_of(parts.train)
-    empty = np.empty(0, dtype=np.int64)
-    test = [histories[user] for user in users]
-    queries = fitted.model.catalogue.queries(test, exclude=[empty] * len(test) if config.keep_seen else None)
-    say(f"rank all items for {len(users):,} test users")
-    rankings = rank_stages(fitted, queries, targets)
-    counts = count_takers(parts.train)
-    result: dict[str, Any] = {
+    rankings, facts, fitted = rank_trial(items, trial, config, encoder=encoder, say=say, progress=progress)
+    result = {
         "dataset": dataset,
         "split": split,
-        "n_users": len(users),
+        **figures_of(trial, rankings, segments=segments, seed=config.seed),
+        **facts,
+    }
+    result["seconds"]["total"] = time.monotonic() - started
+    return result, fitted
+
+
+def rank_trial(
+    items: Items,
+    trial: Trial,
+    config: Config,
+    *,
+    encoder: TextEncoder | None = None,
+    say: Say = lambda message: None,
+    progress: bool = False,
+) -> tuple[Rankings, dict[str, Any], Fitted]:
+    """Fit on a trial's training part and rank all items for its users: the lists, facts about the fit, what was fitted.
+
+    The facts are the keys of an evaluation that do not follow from the lists.
+    """
+    fitted = fit(items, trial.train, config, encoder=encoder, say=say, progress=progress)
+    queries = fitted.model.catalogue.queries(trial.histories, exclude=trial.seen)
+    say(f"rank all items for {len(trial.users):,} test users")
+    rankings = rank_stages(fitted, queries, trial.targets)
+    facts = {
         "n_items": len(items),
-        "n_train_interactions": len(parts.train),
         "keep_seen": config.keep_seen,
         "encoder": fitted.model.catalogue.encoder.name,
         "reranker": None if fitted.model.reranker is None else fitted.model.reranker.config.model,
-        **summarise(rankings, targets, counts, parts.train.n_users, seed=config.seed),
         "fusion": fitted.model.final_fusion.figures,
-        "users_without_history": len(parts.no_history),
-        "seconds": {**fitted.seconds, **rankings.seconds, "total": time.monotonic() - started},
+        "seconds": {**fitted.seconds, **rankings.seconds},
+        "ms_per_user": {
+            name.removeprefix("rank_"): 1000 * seconds / len(trial.users) for name, seconds in rankings.seconds.items()
+        },
         "fit": fitted.record,
     }
-    return result, fitted
+    return rankings, facts, fitted
+
+
+def figures_of(
+    trial: Trial, rankings: Rankings, *, segments: Mapping[str, str] | None = None, seed: int = 0
+) -> dict[str, Any]:
+    """What the lists of a trial are worth: all keys of an evaluation that follow from the lists.
+
+    Args:
+        segments: outside user id -> segment. seed: of the intervals and p-values.
+    """
+    counts = count_takers(trial.train)
+    lengths = np.array([len(history) for history in trial.histories], dtype=np.int64)
+    labels = None if segments is None else [segments.get(str(u), "") for u in trial.train.users.ids[trial.users]]
+    result = {
+        "n_users": len(trial.users),
+        "n_train_interactions": len(trial.train),
+        "users_without_history": trial.n_without_history,
+        **summarise(rankings, trial.targets, counts, trial.train.n_users, seed=seed),
+        "segments": segment_figures(rankings.ranked, trial.targets, lengths, counts, labels),
+    }
+    if len(trial.cold_rows):
+        taken = np.isin(trial.cold_rows, np.concatenate(trial.targets))
+        result["cold_items"] = {"n_items": len(trial.cold_rows), "n_targets": int(taken.sum())}
+    return result
 
 
 def rank_stages(fitted: Fitted, queries: Queries, targets: Sequence[np.ndarray]) -> Rankings:
@@ -143,41 +247,6 @@ def count_takers(interactions: Interactions) -> np.ndarray:
 def stage_name(source: Source) -> str:
     """A source's name in reports."""
     return _STAGE_OF_SOURCE.get(source.name, source.name)
-
-
-def summarise(
-    rankings: Rankings, targets: list[np.ndarray], counts: np.ndarray, n_train_users: int, *, seed: int
-) -> dict[str, Any]:
-    """Means per stage, warm and cold targets apart, and final against every other stage.
-
-    Args:
-        counts: int64 (n_items,), how many users took each item in training; an item without one is cold.
-    """
-    values = {name: per_user_metrics(rows, targets) for name, rows in rankings.ranked.items()}
-    stages: dict[str, dict[str, float]] = {}
-    for name, rows in rankings.ranked.items():
-        stages[name] = {metric: float(array.mean()) for metric, array in values[name].items()}
-        stages[name]["coverage@10"] = coverage(rows, len(counts))
-        stages[name]["novelty@10"] = novelty(rows, counts, n_train_users)
-    final_vs = {}
-    for name in rankings.ranked:
-        if name != "final":
-            interval = paired_bootstrap(values["final"]["ndcg@10"], values[name]["ndcg@10"], seed=seed)
-            final_vs[name] = {"diff": interval.diff, "low": interval.low, "high": interval.high}
-    result = {"stages": stages, "final_vs": final_vs, "ceiling": float(rankings.candidate_recall.mean())}
-    for kind, is_kind in (("warm", counts > 0), ("cold", counts == 0)):
-        own = [target[is_kind[target]] for target in targets]
-        chosen = [user for user, rows in enumerate(own) if len(rows)]
-        if chosen:
-            picked = [own[user] for user in chosen]
-            result[kind] = {
-                "n_users": len(chosen),
-                "stages": {
-                    name: {m: float(a.mean()) for m, a in per_user_metrics(rows[chosen], picked).items()}
-                    for name, rows in rankings.ranked.items()
-                },
-            }
-    return result
 
 
 def _fixed(rows: np.ndarray, depth: int) -> np.ndarray:

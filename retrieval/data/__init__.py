@@ -3,7 +3,7 @@
 from retrieval.data.ids import IdMap, canonical_id
 from retrieval.data.report import ReadReport
 from retrieval.data.sources import read_interactions, read_items, read_users
-from retrieval.data.split import ColdItems, Split, Targets, cold_items, leave_last_out, time_split
+from retrieval.data.split import ColdItems, Split, Targets, cold_items, leave_last_out, repeat_share, time_split
 from retrieval.data.tables import Impressions, Interactions, Items, Users
 
 __all__ = [
@@ -22,5 +22,6 @@ __all__ = [
     "read_interactions",
     "read_items",
     "read_users",
+    "repeat_share",
     "time_split",
 ]

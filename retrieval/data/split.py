@@ -159,3 +159,14 @@ def cold_items(interactions: Interactions, *, share: float, seed: int = 0) -> Co
     shown = interactions.negatives
     train = interactions.take(~is_cold[interactions.item_rows], negatives=shown.take(~is_cold[shown.item_rows]))
     return ColdItems(train, chosen.astype(np.int64))
+
+
+def repeat_share(interactions: Interactions) -> float:
+    """The share of users whose newest item is one they had taken before: high where people buy again; 0 for no users.
+
+    Users with a single interaction do not count.
+    """
+    offsets, rows = interactions.offsets, interactions.item_rows
+    users = np.flatnonzero(np.diff(offsets) > 1)
+    again = [rows[offsets[user + 1] - 1] in rows[offsets[user] : offsets[user + 1] - 1] for user in users]
+    return float(np.mean(again)) if again else 0.0

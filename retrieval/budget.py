@@ -1,0 +1,79 @@
+"""Minutes in, a configuration whose fit takes about so long out: how many lists, epochs, seconds and validation users.
+
+The speeds were measured on two CPU cores (2026-11) at the default shapes; other machines differ, so the plan keeps a
+tenth of the time back. Nothing here looks at the clock: the same arguments give the same configuration.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from retrieval.config import Config
+
+RERANK_LISTS_PER_S = 45.0  # training, lists of 100 candidates with soft tokens
+SCORE_LISTS_PER_S = 200.0  # scoring such lists
+MAKE_LISTS_PER_S = 100.0  # candidates of all sources at one position
+HEAD_S_PER_PASS = 5.0  # at 60,000 interactions over 4,400 items
+_HEAD_INTERACTIONS, _HEAD_ITEMS = 60_000, 4_400
+_FULL_SOFTMAX_ITEMS = 20_000  # beyond, the head's softmax is sampled and no longer grows
+_USABLE = 0.9
+_HEAD_SHARE, _VALIDATION_SHARE = 0.3, 0.15  # of the time; the reranker has the rest
+# The head is trained with validation, again on the folds (together one fit), and again on everything.
+_HEAD_FITS = 3
+_MIN_LISTS, _MIN_VALIDATION, _MIN_PASSES = 500, 500, 2
+_FEW_LISTS = 4_000  # so many new lists teach more than a second look at fewer
+_MAX_EPOCHS = 4
+_MAX_PASSES = 40.0
+
+
+def within_budget(config: Config, n_interactions: int, n_items: int, minutes: float, *, speed: float = 1.0) -> Config:
+    """The configuration with lists, epochs, the head's seconds and validation users set for a fit of `minutes`.
+
+    A very short time still leaves the least that can be trained, and then the fit takes longer. Fine-tuning BERT is not
+    planned for.
+
+    Args:
+        speed: how many times faster than two CPU cores the machine is.
+
+    Raises:
+        ValueError: minutes or speed not above 0, or no interactions or items.
+    """
+    if not minutes > 0 or not speed > 0:
+        raise ValueError(f"budget: expected minutes and speed above 0, got minutes={minutes!r} and speed={speed!r}")
+    if n_interactions < 1 or n_items < 1:
+        raise ValueError(
+            f"budget: expected interactions and items, got n_interactions={n_interactions!r}, n_items={n_items!r}"
+        )
+    usable_s = 60 * minutes * _USABLE * speed  # in seconds of two cores
+    pass_s = head_pass_s(n_interactions, n_items)
+    head_s = max(usable_s * _HEAD_SHARE / _HEAD_FITS, _MIN_PASSES * pass_s)
+    max_passes = float(min(_MAX_PASSES, max(_MIN_PASSES, round(head_s / pass_s))))
+    rest_s = max(0.0, usable_s - _HEAD_FITS * head_s)
+    max_lists, epochs = _lists_and_epochs(rest_s * (1 - _VALIDATION_SHARE), n_interactions)
+    # Each validation user is recalled twice (recall fusion, final fusion) and scored about twice.
+    per_user_s = 2 / MAKE_LISTS_PER_S + 2 / SCORE_LISTS_PER_S
+    users = round(max(usable_s * _VALIDATION_SHARE / 2, rest_s * _VALIDATION_SHARE) / per_user_s)
+    return replace(
+        config,
+        lists=replace(config.lists, max_lists=max_lists, validation_users=min(10_000, max(_MIN_VALIDATION, users))),
+        rerank=replace(config.rerank, epochs=epochs),
+        head_training=replace(config.head_training, max_passes=max_passes, max_seconds=head_s / speed),
+    )
+
+
+def head_pass_s(n_interactions: int, n_items: int) -> float:
+    """Seconds of one pass of the recall head on two cores: half of it grows with the items its softmax runs over."""
+    items = min(n_items, _FULL_SOFTMAX_ITEMS) / _HEAD_ITEMS
+    return HEAD_S_PER_PASS * n_interactions / _HEAD_INTERACTIONS * (0.5 + 0.5 * items)
+
+
+def _lists_and_epochs(seconds: float, n_interactions: int) -> tuple[int, int]:
+    """New lists first, then a second epoch, and further ones only when every interaction has its list."""
+    epochs = 1
+    lists = seconds / (1 / MAKE_LISTS_PER_S + epochs / RERANK_LISTS_PER_S)
+    for more in range(2, _MAX_EPOCHS + 1):
+        fewer = seconds / (1 / MAKE_LISTS_PER_S + more / RERANK_LISTS_PER_S)
+        if fewer < (_FEW_LISTS if more == 2 else n_interactions):
+            break
+        epochs, lists = more, fewer
+    return max(_MIN_LISTS, min(n_interactions, int(lists))), epochs

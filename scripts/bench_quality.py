@@ -1,0 +1,78 @@
+"""Measures quality on data folders: every stage and every yardstick, one JSON line per data set.
+
+    python scripts/bench_quality.py --json --data DIR --data DIR --cold-items 0.1 --seeds 3 --out results
+
+A data folder holds items.parquet and interactions.parquet (and users.parquet with a segment column, if there are
+segments). All items are ranked for every test user; settings are chosen by validation inside the training part, the
+same way on every data set. With --out an interrupted benchmark goes on where it stopped. The exit code is 2 where a
+data set could not be measured; its line says why.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from retrieval.benchmark import Options, benchmark, read_folder
+from retrieval.cli_tables import chosen_config, teller
+from retrieval.evaluate import SPLITS
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data", type=Path, action="append", required=True, help="a data folder; repeatable")
+    parser.add_argument("--json", action="store_true", help="print JSON lines, not a table")
+    parser.add_argument("--split", choices=SPLITS, default=SPLITS[0])
+    parser.add_argument(
+        "--cold-items", type=float, default=0.0, help="also a run in which this share of the items is new"
+    )
+    parser.add_argument("--seeds", type=int, default=1, help="so many runs; figures are their means")
+    parser.add_argument("--budget", type=float, help="minutes that one fit may take; sets how much is trained")
+    parser.add_argument("--keep-seen", nargs="?", choices=["auto", "yes", "no"], const="yes", default="auto")
+    parser.add_argument("--max-users", type=int, help="measure on so many test users")
+    parser.add_argument("--config", type=Path, help="TOML, as for tandem fit")
+    parser.add_argument("--set", dest="sets", action="append", help="SECTION.KEY=VALUE, as for tandem fit")
+    parser.add_argument("--device", help="auto, cpu or cuda")
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--out", type=Path, help="keep lists and lines here, and reuse what is there")
+    parser.add_argument("--quiet", action="store_true")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Measure every data set given, one line each."""
+    chosen = parse(argv)
+    say = teller(chosen.quiet)
+    try:
+        config = chosen_config(chosen.config, chosen.sets, keep_seen=None, device=chosen.device, seed=chosen.seed)
+        options = Options(
+            split=chosen.split,
+            cold_share=chosen.cold_items,
+            n_seeds=max(1, chosen.seeds),
+            keep_seen=chosen.keep_seen,
+            minutes=chosen.budget,
+            max_users=chosen.max_users,
+            out=chosen.out,
+        )
+    except (ValueError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    lines: list[dict[str, Any]] = []
+    for folder in chosen.data:
+        try:
+            line = benchmark(read_folder(folder), config, options, say)
+        except (ValueError, KeyError, FileNotFoundError) as error:
+            line = {"dataset": folder.name, "split": chosen.split, "error": str(error)}
+        lines.append(line)
+        text = json.dumps(line, default=float)
+        if options.out is not None:
+            options.out.mkdir(parents=True, exist_ok=True)
+            (options.out / f"{line['dataset']}-{options.split}.json").write_text(text + "\n", encoding="utf-8")
+        print(text, flush=True)
+    return 2 if any("error" in line for line in lines) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
