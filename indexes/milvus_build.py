@@ -106,6 +106,14 @@ def drop_collection(uri: str, collection: str) -> None:
         client.drop_collection(check_name(collection), timeout=TIMEOUT_S)
 
 
+def list_collections(uri: str) -> list[str]:
+    """Return the names of all collections there, ours and others', sorted."""
+    uri = check_uri(uri)
+    client = connect(uri)
+    with talking_to(uri):
+        return sorted(client.list_collections(timeout=TIMEOUT_S))
+
+
 def _fill(client: Any, collection: str, vectors: np.ndarray, kind: str, progress: Progress | None) -> None:
     """Do what is still to be done until the collection is full and on the server's disk."""
     n_items, dim = check_shape(vectors)

@@ -63,8 +63,9 @@ def import_pymilvus() -> Any:
         import pymilvus
     except ImportError as error:
         raise ImportError('Milvus needs an extra: pip install "tandem-recommender[milvus]"') from error
-    # They log every error with a traceback before they raise it; what is raised says enough.
-    for name in ("pymilvus", "milvus_lite"):
+    # They log every error with a traceback before they raise it (the server of milvus-lite also each call that it does
+    # not know); what is raised says enough.
+    for name in ("pymilvus", "milvus_lite", "grpc._server"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     return pymilvus
 

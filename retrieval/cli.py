@@ -1,4 +1,4 @@
-"""The command `tandem`: its verbs are in cli_train.py and cli_serve.py; here are their frame and the exit codes.
+"""The command `tandem`: its verbs are in cli_train.py, cli_serve.py, cli_index.py; here are their frame and exit codes.
 
 Nothing heavy is imported before a verb runs, so that help comes at once.
 """
@@ -14,7 +14,7 @@ from typing import Annotated
 
 import typer
 
-from retrieval import cli_serve, cli_train
+from retrieval import cli_index, cli_serve, cli_train
 from retrieval.exit_codes import BAD_INPUT, INTERRUPTED, OK, guarded
 
 DISTRIBUTION = "tandem-recommender"
@@ -114,6 +114,7 @@ def _set_up_logging(verbose: int) -> None:
 
 cli_train.register(app)
 cli_serve.register(app)
+cli_index.register(app)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

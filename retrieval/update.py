@@ -13,12 +13,12 @@ import pandas as pd
 import scipy.sparse as sp
 import torch
 
-from indexes import build_index
 from retrieval.catalogue import Catalogue, render_items
 from retrieval.data import IdMap, Interactions, Items
 from retrieval.encoder.heads import RecallHead
 from retrieval.encoder.train import embed_items
 from retrieval.fit import histories_of
+from retrieval.move_index import index_like
 from retrieval.recommend import Recommender
 from retrieval.sources import (
     ContentSource,
@@ -84,17 +84,15 @@ def _catalogue(old: Catalogue, items: Items, place: np.ndarray, recommender: Rec
     changed = np.flatnonzero(~same)
     if len(changed):
         vectors[changed] = old.encoder.encode([texts[row] for row in changed])
-    config = recommender.config
-    index = build_index(vectors, family=config.index.family, seed=config.seed)
+    index = index_like(old.index, vectors, recommender.config)
     return Catalogue(items, texts, titles, vectors, index, old.encoder, old.text_config)
 
 
 def _source(source: Source, catalogue: Catalogue, place: np.ndarray, recommender: Recommender) -> Source:
-    config = recommender.config
     if isinstance(source, DenseSource):
         head = _moved_head(source.head, place, catalogue)
         vectors = embed_items(head, catalogue.text_vectors)
-        return DenseSource(head, build_index(vectors, family=config.index.family, seed=config.seed), vectors)
+        return DenseSource(head, index_like(source.index, vectors, recommender.config), vectors)
     if isinstance(source, ItemItemSource):
         matrix = _moved_matrix(source.matrix, place)
         weight = recommender.settings.neighbours_content if source.name == "neighbours" else 0.0
