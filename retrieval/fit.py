@@ -224,7 +224,8 @@ def _fit_recall(
 ) -> tuple[TwoStage, SourceSettings, TrainedHead]:
     """Settings, head, sources and the fusion that orders their union: a two-stage model without a second stage."""
     with clock.step("choose", "choose neighbour and EASE settings on validation"):
-        settings = settings or choose_settings(catalogue, base, validation, seed=config.seed)
+        finetuned = wants_finetuning(config.encoder.finetune, device=config.device)
+        settings = settings or choose_settings(catalogue, base, validation, finetuned=finetuned, seed=config.seed)
     with clock.step("train_encoder", "train the recall head"):
         label = "recall head" if progress else None
         head = train_recall_head(catalogue, base, config, validation=validation, progress=label)

@@ -167,9 +167,9 @@ def _found(
 ) -> list[Position]:
     """The positions whose target a cheap source finds: encoding the others' history texts would be for nothing.
 
-    Content alone finds few targets that no other source does, and costs more than all others together.
+    Content that reads the history as one text costs more than all others together, and finds little that they do not.
     """
-    cheap = [source for source in sources if not isinstance(source, ContentSource)]
+    cheap = [source for source in sources if not (isinstance(source, ContentSource) and not source.decay)]
     queries = _queries(catalogue, [position.history for position in positions], keep_seen)
     targets = np.array([position.target for position in positions])
     found = np.zeros(len(positions), dtype=bool)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +25,7 @@ from retrieval.sources import (
     RepeatSource,
     Source,
 )
+from retrieval.sources.dense import pooled_users
 from retrieval.sources.item_items import content_matrix, cosine_matrix, dense_product, ease_matrix, history_matrix
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ DECAYS = (0.5, 0.7, 0.85, 0.95, 1.0)
 CONTENT_WEIGHTS = (0.0, 0.1, 0.3)
 REGULARISATIONS = (20.0, 100.0, 500.0, 2_000.0)
 REPEAT_DECAYS = (0.9, 0.98, 1.0)
+CONTENT_DECAYS = (0.5, 0.7, 0.85, 0.95)
 # Settings are chosen on so many validation users at the most: differences that need more do not matter.
 _CHOOSING_USERS = 3_000
 
@@ -42,6 +44,7 @@ class SourceSettings:
     """What validation chose for the sources.
 
     neighbours_content: weight of the items' text similarity beside their co-occurrence.
+    content_decay: of the history's items in the content source; 0 reads the history as one text.
     head_passes: how long the head is trained when it is fitted again on other data.
     """
 
@@ -50,6 +53,7 @@ class SourceSettings:
     ease_decay: float = 0.85
     ease_regularisation: float = 100.0
     repeat_decay: float = 0.98
+    content_decay: float = 0.7
     head_passes: float = 8.0
 
 
@@ -70,24 +74,44 @@ class Validation:
 
 
 def _figure(matrix: sp.csr_matrix, decay: float, validation: Validation, n_items: int) -> float:
-    """NDCG@10 of one item-item matrix on validation, in blocks of users."""
+    """NDCG@10 of one item-item matrix on validation."""
+    return _ndcg(lambda histories: dense_product(history_matrix(histories, n_items, decay=decay), matrix), validation)
+
+
+def _content_figure(catalogue: Catalogue, decay: float, validation: Validation) -> float:
+    """NDCG@10 of the pooled text vectors on validation, by exact search."""
+    vectors = catalogue.text_vectors
+    return _ndcg(lambda histories: pooled_users(vectors, histories, decay) @ vectors.T, validation)
+
+
+def _ndcg(score: Callable[[list[np.ndarray]], np.ndarray], validation: Validation) -> float:
+    """NDCG@10 of scores (n_users, n_items) over all items, in blocks of users."""
     total = 0.0
     for start in range(0, len(validation.targets), 512):
         histories = validation.histories[start : start + 512]
-        targets = validation.targets[start : start + 512]
-        scores = dense_product(history_matrix(histories, n_items, decay=decay), matrix)
+        scores = score(histories)
         if not validation.keep_seen:
             for user, history in enumerate(histories):
                 scores[user, history] = -np.inf
-        rows = np.broadcast_to(np.arange(n_items), scores.shape)
-        total += float(list_ndcg(scores, rows, targets).sum())
+        rows = np.broadcast_to(np.arange(scores.shape[1]), scores.shape)
+        total += float(list_ndcg(scores, rows, validation.targets[start : start + 512]).sum())
     return total / max(1, len(validation.targets))
 
 
 def choose_settings(
-    catalogue: Catalogue, histories: Sequence[np.ndarray], validation: Validation, *, seed: int = 0
+    catalogue: Catalogue,
+    histories: Sequence[np.ndarray],
+    validation: Validation,
+    *,
+    finetuned: bool = False,
+    seed: int = 0,
 ) -> SourceSettings:
-    """Decay, regularisation and content weight with the highest NDCG@10 on validation. histories: training only."""
+    """Decays, regularisation and content weight with the highest NDCG@10 on validation.
+
+    Args:
+        histories: training only.
+        finetuned: the text encoder was trained on histories as one text, and shall read them so.
+    """
     n_items = catalogue.n_items
     small = validation.slice(_CHOOSING_USERS, seed)
     cosine = cosine_matrix(histories, n_items)
@@ -104,6 +128,7 @@ def choose_settings(
             ease[decay, regularisation] = _figure(matrix, decay, small, n_items)
     identity = sp.csr_matrix(sp.identity(n_items), dtype=np.float32)
     repeat = {decay: _figure(identity, decay, small, n_items) for decay in REPEAT_DECAYS}
+    pooled = {} if finetuned else {decay: _content_figure(catalogue, decay, small) for decay in CONTENT_DECAYS}
     best_neighbours = max(neighbours, key=lambda key: neighbours[key])
     best_ease = max(ease, key=lambda key: ease[key])
     log.info(
@@ -119,6 +144,7 @@ def choose_settings(
         ease_decay=best_ease[0],
         ease_regularisation=best_ease[1],
         repeat_decay=max(repeat, key=lambda key: repeat[key]),
+        content_decay=max(pooled, key=lambda key: pooled[key], default=0.0),
     )
 
 
@@ -174,7 +200,7 @@ def fit_sources(
             "neighbours", neighbours, decay=settings.neighbours_decay, text_weight=settings.neighbours_content
         ),
         ItemItemSource("ease", ease, decay=settings.ease_decay),
-        ContentSource(catalogue.encoder, catalogue.index, catalogue.text_vectors),
+        ContentSource(catalogue.encoder, catalogue.index, catalogue.text_vectors, decay=settings.content_decay),
         LexicalSource(catalogue.texts),
         PopularSource.fit(histories, n_items),
     ]

@@ -51,7 +51,7 @@ from retrieval.sources import (
 from retrieval.stage_one import SourceSettings
 from retrieval.two_stage import TwoStage
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 
 def save_bundle(
@@ -237,7 +237,8 @@ def _load_sources(
         if name == DenseSource.name:
             sources.append(DenseSource(head, load_index(directory / "index" / "items", verify=verify), item_vectors))
         elif name == ContentSource.name:
-            sources.append(ContentSource(catalogue.encoder, catalogue.index, catalogue.text_vectors))
+            vectors = catalogue.text_vectors
+            sources.append(ContentSource(catalogue.encoder, catalogue.index, vectors, decay=fact["decay"]))
         elif name == LexicalSource.name:
             sources.append(LexicalSource(catalogue.texts))
         elif name == PopularSource.name:

@@ -124,7 +124,8 @@ def test_validation_targets_reach_no_training_before_the_refit(spied, seen, enco
         if message.startswith("fit head and sources again"):
             before.append({part: seen.of(part) for part in seen.rows})
 
-    fit(items, interactions, tiny_config(), encoder=encoder, say=say)
+    deep = {"per_source": len(items), "rerank": len(items)}  # nobody took these targets before: they are ranked low
+    fit(items, interactions, tiny_config(depths=deep), encoder=encoder, say=say)
     (told,) = before
     for part in ("head", "neighbours", "ease", "popular", "lists: histories", "lists: taken"):
         assert not told[part] & last, part

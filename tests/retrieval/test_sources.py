@@ -23,6 +23,7 @@ from retrieval.sources import (
     Source,
 )
 from retrieval.sources.base import MatrixScan, top_positive
+from retrieval.sources.dense import pooled_users
 from retrieval.sources.item_items import content_matrix, cosine_matrix, ease_matrix, history_matrix, keep_largest
 from retrieval.sources.popular import count_items
 from retrieval.text import TextConfig
@@ -234,6 +235,22 @@ def test_items_nobody_took_have_no_ease_weights():
 def test_keeping_the_largest_prefers_magnitude_then_the_lower_column():
     matrix = sp.csr_matrix(np.array([[1, -3, 2, 1], [0, 1, 1, 1], [0, 0, 0, 0]], dtype=np.float32))
     assert keep_largest(matrix, 2).toarray().tolist() == [[0, -3, 2, 0], [0, 1, 1, 0], [0, 0, 0, 0]]
+
+
+def test_content_weighs_the_newest_item_most_and_not_what_all_items_share():
+    vectors = np.array([[9, 1, 0], [9, 0, 1], [9, -1, 0], [9, 0, -1]], dtype=np.float32)
+    users = pooled_users(vectors, [rows(0, 1), rows(1, 0), rows(2), rows(), rows(0, 2)], 0.5)
+    np.testing.assert_allclose(users[:3] * 5**0.5, [[0, 1, 2], [0, 2, 1], [0, -(5**0.5), 0]], atol=1e-6)
+    assert not users[3].any()
+    np.testing.assert_allclose(users[4], [0, -1, 0], atol=1e-6)  # opposite items: the newer one decides
+
+
+def test_a_history_is_read_as_one_text_where_no_decay_is_set(catalogue, queries):
+    source = ContentSource(catalogue.encoder, catalogue.index, catalogue.text_vectors, decay=0.0)
+    encoded = catalogue.encoder.encode([queries.texts[0]])
+    every = np.arange(catalogue.n_items)[None]
+    one = Queries(*((part[0],) for part in (queries.histories, queries.exclude, queries.texts)))
+    np.testing.assert_allclose(source.scan(one).at(every), encoded @ catalogue.text_vectors.T, atol=1e-5)
 
 
 def test_content_is_the_cosine_to_the_nearest_without_the_item_itself():
