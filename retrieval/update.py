@@ -100,7 +100,7 @@ def _source(source: Source, catalogue: Catalogue, place: np.ndarray, recommender
             matrix = matrix + weight * _links_of_new(catalogue, place < 0)
         return ItemItemSource(source.name, sp.csr_matrix(matrix), decay=source.decay, text_weight=source.text_weight)
     if isinstance(source, ContentSource):
-        return ContentSource(catalogue.encoder, catalogue.index, catalogue.text_vectors)
+        return ContentSource(catalogue.encoder, catalogue.index, catalogue.text_vectors, decay=source.decay)
     if isinstance(source, LexicalSource):
         return LexicalSource(catalogue.texts, query_words=source.query_words)
     if isinstance(source, PopularSource):
