@@ -1,6 +1,7 @@
 """Vectors in, rows and scores out: FAISS families and Milvus behind one protocol, published and loaded safely."""
 
 from indexes.choose import FAMILIES, build_index, build_with_report, choose_family, estimate_bytes
+from indexes.device import on_device
 from indexes.errors import DamagedArtefact, Locked
 from indexes.exact import ExactIndex, build_exact
 from indexes.filters import filter_mask
@@ -44,6 +45,7 @@ __all__ = [
     "load_index",
     "load_live",
     "merge",
+    "on_device",
     "publish",
     "read_manifest",
     "recall",

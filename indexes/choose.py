@@ -3,6 +3,7 @@
 import numpy as np
 
 from indexes.exact import build_exact
+from indexes.gpu import CAGRA, build_cagra
 from indexes.hits import Index
 from indexes.hnsw import build_hnsw
 from indexes.ivf import IVF_FAMILIES, build_ivf, default_n_lists
@@ -68,16 +69,18 @@ def build_index(
     recall_target: float = 0.95,
     queries: np.ndarray | None = None,
     memory_budget_bytes: int | None = None,
+    device: str = "auto",
     progress: Progress | None = None,
 ) -> Index:
     """Build an index over float32 (n_items, dim) and tune its search against exact search.
 
     Args:
         vectors: an array or a memory map, read in blocks; row i of the index is row i of it.
-        family: "auto" or one of FAMILIES.
+        family: "auto" or one of FAMILIES, or "cagra" on a GPU with cuVS.
         recall_target: share of the exact top 100 to find, over 0 and at most 1.
         queries: float32 (n, dim), real queries (users) to tune on; None takes a sample of the vectors.
         memory_budget_bytes: for "auto"; what the index may take once built.
+        device: where it is built: "cpu", or "auto" for a GPU where FAISS can use one. What comes is the CPU's.
         progress: called as progress(stage, rows done, rows in all).
 
     Raises:
@@ -90,6 +93,7 @@ def build_index(
         recall_target=recall_target,
         queries=queries,
         memory_budget_bytes=memory_budget_bytes,
+        device=device,
         progress=progress,
     )[0]
 
@@ -102,6 +106,7 @@ def build_with_report(
     recall_target: float = 0.95,
     queries: np.ndarray | None = None,
     memory_budget_bytes: int | None = None,
+    device: str = "auto",
     progress: Progress | None = None,
 ) -> tuple[Index, TuningReport]:
     """Do as `build_index` does and return the tuning curve as well; the curve of exact search is empty."""
@@ -115,7 +120,9 @@ def build_with_report(
         return build_exact(vectors, progress=progress), nothing
     if family in IVF_FAMILIES:
         code_bits = code_bits_for(recall_target)
-        built = build_ivf(vectors, family=family, code_bits=code_bits, seed=seed, progress=progress)
+        built = build_ivf(vectors, family=family, code_bits=code_bits, seed=seed, device=device, progress=progress)
+    elif family == CAGRA:
+        built = build_cagra(vectors, progress=progress)
     elif family in FAMILIES:
         built = build_hnsw(vectors, family=family, seed=seed, progress=progress)
     else:

@@ -15,6 +15,7 @@ import faiss
 import numpy as np
 
 from indexes.exact import scan_rows
+from indexes.gpu import adding_on_gpu, training_on_gpu
 from indexes.hits import Hits, Param, check_allowed, check_queries, empty_hits, finish
 from indexes.kernel import (
     Arrays,
@@ -200,9 +201,10 @@ def build_ivf(
     n_probe: int | None = None,
     code_bits: int = 8,
     seed: int = 0,
+    device: str = "cpu",
     progress: Progress | None = None,
 ) -> IvfIndex:
-    """Train on a sample and add in blocks; deterministic for a seed and a number of threads.
+    """Train on a sample and add in blocks; deterministic for a seed, a number of threads and a device.
 
     Args:
         vectors: float32 (n_items, dim), an array or a memory map; row i of the index is row i of it.
@@ -211,6 +213,7 @@ def build_ivf(
         n_probe: None probes a tenth of the lists; `build_index` tunes it.
         code_bits: 6 or 8, per dimension, of the codes that order the hits of "ivf_pq"; six reach a recall of 0.95,
             eight of 0.97 and more.
+        device: "auto" lets faiss-gpu cluster and assign where there is a GPU; the index is the CPU's all the same.
     """
     n_items, dim = check_shape(vectors)
     n_lists = default_n_lists(n_items) if n_lists is None else n_lists
@@ -224,9 +227,11 @@ def build_ivf(
     n_probe = max(1, math.ceil(n_lists / 10)) if n_probe is None else n_probe
     params: dict[str, Param] = {"n_lists": n_lists, "n_probe": n_probe, "breadth": 2, "seed": seed}
     built = IvfIndex(index, family, {**params, "refine": 4, "code_bits": code_bits} if family == "ivf_pq" else params)
-    _train(built, vectors, seed=seed, progress=progress)
-    for block in blocks(vectors, progress=progress):
-        index.add(block)
+    with training_on_gpu(built.lists, device):
+        _train(built, vectors, seed=seed, progress=progress)
+    with adding_on_gpu(built.lists, device):
+        for block in blocks(vectors, progress=progress):
+            index.add(block)
     return built
 
 

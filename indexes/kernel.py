@@ -12,6 +12,8 @@ import numpy as np
 
 _faiss: Any = faiss
 Arrays = tuple[np.ndarray, np.ndarray]
+CagraGraph: Any = _faiss.IndexHNSWCagra
+"""What a CAGRA graph of a GPU becomes on the CPU; its constructor takes (dim, n_neighbours, metric)."""
 
 
 def mask_selector(mask: np.ndarray) -> faiss.IDSelector:

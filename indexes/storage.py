@@ -15,13 +15,15 @@ import numpy as np
 
 from indexes.arrays import load_array, save_array
 from indexes.choose import FAMILIES
+from indexes.device import to_cpu
 from indexes.errors import DamagedArtefact, Locked
 from indexes.exact import ExactIndex
 from indexes.files import write_checked
+from indexes.gpu import CAGRA
 from indexes.hits import Index, Param
 from indexes.hnsw import HnswIndex
 from indexes.ivf import IvfIndex
-from indexes.kernel import list_ids, read, write_through
+from indexes.kernel import CagraGraph, list_ids, read, write_through
 from indexes.manifest import Json, Manifest, read_manifest, verify_directory, write_manifest
 from indexes.milvus import MilvusIndex
 from indexes.milvus_storage import FAMILY as MILVUS
@@ -60,6 +62,7 @@ FAISS_TYPES = {
     "ivf_pq": (b"IxRF", faiss.IndexRefine),
     "hnsw": (b"IHNf", faiss.IndexHNSWFlat),
     "hnsw_sq8": (b"IHNs", faiss.IndexHNSWSQ),
+    CAGRA: (b"IHc2", CagraGraph),
 }
 """By family, the first four bytes of its file and its class: everything else is refused."""
 
@@ -77,6 +80,7 @@ def save_index(index: Index, directory: Path | str, *, facts: Mapping[str, Json]
     directory.mkdir(parents=True, exist_ok=True)
     if next(directory.iterdir(), None) is not None:
         raise FileExistsError(f"{directory}: expected an empty directory; write into a new one")
+    index = to_cpu(index)
     if isinstance(index, MilvusIndex):
         return save_milvus(index, directory, facts=facts or {})
     if not isinstance(index, ExactIndex | IvfIndex | HnswIndex):

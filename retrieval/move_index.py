@@ -123,7 +123,7 @@ def _set_family(path: Path, family: str) -> None:
 def index_like(old: Index, vectors: np.ndarray, config: Config) -> Index:
     """An index over other vectors that stands where the old one stands: on the same Milvus, or in a family of FAISS."""
     if not isinstance(old, MilvusIndex):
-        return build_index(vectors, family=config.index.family, seed=config.seed)
+        return build_index(vectors, family=config.index.family, seed=config.seed, device=config.device)
     named = _COLLECTION.fullmatch(old.collection)
     name = named[1] if named else old.collection
     return build_milvus(vectors, uri=old.uri, name=name, kind=str(old.params["kind"]))

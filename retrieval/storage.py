@@ -2,7 +2,7 @@
 
 encoder/              SentenceTransformer(bundle/encoder)
 reranker/             AutoModelForSequenceClassification.from_pretrained(bundle/reranker)
-index/text/, index/items/     faiss.read_index(bundle/index/items/index.faiss)
+index/text/, index/items/     faiss.read_index(bundle/index/items/index.faiss), or where it is on Milvus
 items.parquet         pandas.read_parquet
 users.parquet         user_id, and the item rows of its history, oldest first
 vectors.safetensors   text vectors (n_items, text_dim) and item vectors (n_items, dim), float32
@@ -30,7 +30,16 @@ from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file as load_tensors
 from safetensors.torch import save_file as save_tensors
 
-from indexes import DamagedArtefact, load_index, publish, read_manifest, resolve, save_index, verify_directory
+from indexes import (
+    DamagedArtefact,
+    load_index,
+    on_device,
+    publish,
+    read_manifest,
+    resolve,
+    save_index,
+    verify_directory,
+)
 from rerank import Reranker
 from retrieval.catalogue import Catalogue, render_items
 from retrieval.config import Config, config_from
@@ -197,7 +206,7 @@ def load_bundle(bundle: Path, *, device: str = "auto", precision: str = "auto", 
     items = Items(IdMap.of(frame["item_id"]), frame)
     vectors = load_arrays(directory / "vectors.safetensors")
     texts, titles = render_items(items, config.text)
-    index = load_index(directory / "index" / "text", verify=verify)
+    index = on_device(load_index(directory / "index" / "text", verify=verify), device)
     catalogue = Catalogue(items, texts, titles, vectors["text"], index, encoder, config.text)
     reranker = None
     if facts["reranker"] is not None:
@@ -235,7 +244,8 @@ def _load_sources(
     for fact in _read_json(directory / "sources.json"):
         name = fact["name"]
         if name == DenseSource.name:
-            sources.append(DenseSource(head, load_index(directory / "index" / "items", verify=verify), item_vectors))
+            index = on_device(load_index(directory / "index" / "items", verify=verify), device)
+            sources.append(DenseSource(head, index, item_vectors))
         elif name == ContentSource.name:
             vectors = catalogue.text_vectors
             sources.append(ContentSource(catalogue.encoder, catalogue.index, vectors, decay=fact["decay"]))
