@@ -26,6 +26,7 @@ tandem fit --items I --interactions F --out bundle      train both stages, publi
 tandem recommend bundle --user 42                       ten items for a user
 tandem batch bundle --users users.parquet --out lists   lists for many users, resumable
 tandem check bundle                                     is every file as it was written?
+tandem index move bundle --to milvus --uri URI          search the vectors on a Milvus server
 
 Files are parquet, CSV or JSON lines; `tandem VERB --help` has the columns and more examples.
 
