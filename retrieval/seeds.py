@@ -13,7 +13,7 @@ Spread = dict[str, dict[str, dict[str, float]]]
 def over_seeds(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """How much the figures owe to chance: `n`, and per stage and metric `mean` and `deviation`.
 
-    The deviation is that of a sample (n - 1), 0 for a single evaluation. Stages that some evaluations lack are left out.
+    The deviation is that of a sample (n - 1), 0 for a single one. Stages that some evaluations lack are left out.
 
     Raises:
         ValueError: no evaluation.

@@ -17,6 +17,7 @@ from typing import Any
 from retrieval.benchmark import Options, benchmark, read_folder
 from retrieval.cli_tables import chosen_config, teller
 from retrieval.evaluate import SPLITS
+from retrieval.yardsticks import NAMES
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
@@ -31,6 +32,9 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=1, help="so many runs; figures are their means")
     parser.add_argument("--budget", type=float, help="minutes that one fit may take; sets how much is trained")
     parser.add_argument("--keep-seen", nargs="?", choices=["auto", "yes", "no"], const="yes", default="auto")
+    parser.add_argument(
+        "--no-yardsticks", nargs="*", choices=NAMES, metavar="NAME", help="leave these out; without a name, all"
+    )
     parser.add_argument("--max-users", type=int, help="measure on so many test users")
     parser.add_argument("--config", type=Path, help="TOML, as for tandem fit")
     parser.add_argument("--set", dest="sets", action="append", help="SECTION.KEY=VALUE, as for tandem fit")
@@ -39,6 +43,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="keep lists and lines here, and reuse what is there")
     parser.add_argument("--quiet", action="store_true")
     return parser.parse_args(argv)
+
+
+def yardsticks_but(left_out: list[str] | None) -> tuple[str, ...]:
+    """The yardsticks to measure: an empty list leaves all of them out."""
+    return () if left_out == [] else tuple(name for name in NAMES if name not in (left_out or []))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -54,6 +63,7 @@ def main(argv: list[str] | None = None) -> int:
             keep_seen=chosen.keep_seen,
             minutes=chosen.budget,
             max_users=chosen.max_users,
+            yardsticks=yardsticks_but(chosen.no_yardsticks),
             out=chosen.out,
         )
     except (ValueError, FileNotFoundError) as error:
