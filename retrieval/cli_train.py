@@ -27,6 +27,10 @@ KeepSeen = Annotated[
 ]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Seed of everything random.")]
+Budget = Annotated[
+    float | None,
+    typer.Option("--budget", min=0.1, help="Minutes of a fit on two CPU cores; sets how much is trained."),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 
 
@@ -89,6 +93,7 @@ def fit(
     keep_seen: KeepSeen = None,
     device: Device = None,
     seed: Seed = None,
+    budget: Budget = None,
     quiet: Quiet = False,
 ) -> None:
     """Train both stages on your data and publish a bundle; prints the new version's directory.
@@ -98,7 +103,13 @@ def fit(
     say = teller(quiet)
     chosen = chosen_config(config, sets, keep_seen=keep_seen, device=device, seed=seed)
     table, taken = read_tables(items, interactions, reading, say)
-    _fit_and_publish(table, taken, chosen, out, say, quiet=quiet)
+    _fit_and_publish(table, taken, _budgeted(chosen, budget, table, taken), out, say, quiet=quiet)
+
+
+def _budgeted(config: Config, minutes: float | None, items: Items, interactions: Interactions) -> Config:
+    from retrieval.budget import within_budget
+
+    return config if minutes is None else within_budget(config, len(interactions), len(items), minutes)
 
 
 @reads_tables
@@ -206,25 +217,45 @@ def evaluate(
     split: Annotated[str, typer.Option("--split", help="leave-last-out or time.")] = "leave-last-out",
     name: Annotated[str | None, typer.Option("--name", help="What the data set is called in the report.")] = None,
     max_users: Annotated[int | None, typer.Option("--max-users", min=1, help="Measure on so many test users.")] = None,
+    cold_items: Annotated[
+        float, typer.Option("--cold-items", help="This share of the items loses all training interactions.")
+    ] = 0.0,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="So many runs, for means and deviations.")] = 1,
+    users: Annotated[Path | None, typer.Option("--users", help="Users with a segment column, for a table.")] = None,
+    segment: Annotated[str, typer.Option("--segment-column", help="The column of --users to tell apart.")] = "segment",
     config: ConfigPath = None,
     sets: Sets = None,
     keep_seen: KeepSeen = None,
     device: Device = None,
     seed: Seed = None,
+    budget: Budget = None,
     quiet: Quiet = False,
 ) -> None:
     """Train on the past, rank all items for every test user, and compare every stage with the baselines.
 
-    Example: tandem evaluate --items items.parquet --interactions interactions.parquet --json evaluation.json
+    Example: tandem evaluate --items items.csv --interactions interactions.csv --json evaluation.json
     """
+    from retrieval.benchmark import segments_of
     from retrieval.evaluate import evaluate as run
+    from retrieval.fit_steps import load_encoder
     from retrieval.report import render_text, write_report
+    from retrieval.seeds import with_seeds
 
     say = teller(quiet)
     chosen = chosen_config(config, sets, keep_seen=keep_seen, device=device, seed=seed)
     table, taken = read_tables(items, interactions, reading, say)
-    label = name or items.resolve().parent.name
-    result, _ = run(table, taken, chosen, dataset=label, split=split, max_users=max_users, say=say, progress=not quiet)
+    segments = None if users is None else segments_of(users, segment)
+    chosen = _budgeted(chosen, budget, table, taken)
+    encoder = load_encoder(chosen)  # once, so that further seeds find the text vectors in its cache
+
+    def measure(config: Config) -> dict[str, Any]:
+        return run(
+            table, taken, config,
+            dataset=name or items.resolve().parent.name, split=split, max_users=max_users, cold_share=cold_items,
+            segments=segments, data_seed=chosen.seed, encoder=encoder, say=say, progress=not quiet,
+        )[0]  # fmt: skip
+
+    result = with_seeds(measure, chosen, seeds, say=say)
     if json_file is not None:
         json_file.write_text(json.dumps(result, indent=1, default=float), encoding="utf-8")
     if report is not None:

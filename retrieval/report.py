@@ -23,6 +23,11 @@ from retrieval.report_view import (
 
 BOLD, PLAIN = "\x1b[1m", "\x1b[0m"
 DASH = "–"
+SEGMENT_TITLES = {
+    "history": "by length of the history",
+    "popularity": "by popularity of the target",
+    "segment": "by segment of the user",
+}
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
@@ -62,12 +67,19 @@ def render_text(evaluation: Mapping[str, object], *, bold: bool = False) -> str:
     blocks = [view.heading, _text_stages(view.stages, bold=bold)]
     if view.ceiling is not None:
         blocks.append(f"Ceiling: {view.ceiling:.4f} of the targets are among the candidates that are reranked.")
+    if view.oracle is not None:
+        blocks.append(f"A perfect order of the candidates would have NDCG@10 {view.oracle:.4f}.")
+    if view.deviations:
+        blocks.append("Deviation over the seeds\n" + _text_stages(view.deviations, bold=False, stars=False))
     for name, (n_users, stages) in view.parts.items():
         users = "" if n_users is None else f" ({n_users:,} users)"
         blocks.append(f"{name} items{users}\n" + _text_stages(stages, bold=bold))
+    for title in view.segments:
+        header, rows = segment_table(view, title)
+        blocks.append(f"NDCG@10 {SEGMENT_TITLES.get(title, f'by {title}')}\n" + _text_table(header, rows))
     if view.final_vs:
         rows = [[f"final - {name}", *cells] for name, cells in _interval_cells(view)]
-        blocks.append(_text_table(["NDCG@10", "difference", "95 % interval", ""], rows))
+        blocks.append(_text_table(["NDCG@10", *_interval_header(view)], rows))
     if view.fusion:
         rows = [[name, f"{value:+.4f}"] for name, value in view.fusion.items()]
         blocks.append(f"{view.fusion_unit}\n" + _text_table(["part", "value"], rows))
@@ -98,6 +110,9 @@ def render_html(evaluation: Mapping[str, object]) -> str:
     for name, (n_users, stages) in view.parts.items():
         users = "" if n_users is None else f" ({n_users:,} users)"
         parts.append(_section(f"{name.capitalize()} items{users}", _html_stages(stages)))
+    for title in view.segments:
+        name = SEGMENT_TITLES.get(title, f"by {title}")
+        parts.append(_section(f"NDCG@10 {name}", _html_segments(view, title)))
     raw = html.escape(json.dumps(evaluation, indent=1, ensure_ascii=False, default=str))
     parts.append(f"<section><details><summary>The figures as JSON</summary><pre>{raw}</pre></details></section>")
     return _PAGE.format(title=html.escape(f"{view.dataset}: evaluation"), body="\n".join(parts))
@@ -137,14 +152,26 @@ def _number(metric: str, value: float | None) -> str:
     return f"{value:.2f}" if metric == "novelty" else f"{value:.4f}"
 
 
-def _text_stages(stages: Stages, *, bold: bool) -> str:
+def segment_table(view: EvaluationView, title: str) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of a segment table: NDCG@10 per stage, a column per segment with its number of users."""
+    columns = view.segments[title]
+    header = ["stage", *(name if count is None else f"{name} ({count:,})" for name, (count, _) in columns.items())]
+    stages = list(dict.fromkeys(stage for _, found in columns.values() for stage in found))
+    rows = [
+        [stage, *(_number("ndcg@10", found.get(stage, {}).get("ndcg@10")) for _, found in columns.values())]
+        for stage in stages
+    ]
+    return header, rows
+
+
+def _text_stages(stages: Stages, *, bold: bool, stars: bool = True) -> str:
     metrics = metrics_of(stages)
     best = {metric: best_of(stages, metric) for metric in metrics}
     rows = []
     for stage, figures in stages.items():
         row = [stage]
         for metric in metrics:
-            is_best = metric in figures and figures[metric] == best[metric]
+            is_best = stars and metric in figures and figures[metric] == best[metric]
             row.append(("*" if is_best else "") + _number(metric, figures.get(metric)))
         rows.append(row)
     return _text_table(["stage", *metrics], rows, bold=bold)
@@ -164,14 +191,19 @@ def _text_table(header: list[str], rows: list[list[str]], *, bold: bool = False)
     return "\n".join([line(header), "  ".join("-" * width for width in widths), *(line(row) for row in rows)])
 
 
+def _interval_header(view: EvaluationView) -> list[str]:
+    return ["difference", "95 % interval", *(["p (Holm)"] if view.p_values else []), ""]
+
+
 def _interval_cells(view: EvaluationView) -> list[tuple[str, list[str]]]:
-    """Per stage: difference, interval and what it means."""
+    """Per stage: difference, interval, p-value where there are any, and what the interval means."""
     return [
         (
             name,
             [
                 f"{diff:+.4f}",
                 f"{low:+.4f} to {high:+.4f}",
+                *([f"{view.p_values[name]:.4f}" if name in view.p_values else DASH] if view.p_values else []),
                 "better" if low > 0 else "worse" if high < 0 else "no clear difference",
             ],
         )
@@ -204,12 +236,24 @@ def _html_stages(stages: Stages) -> str:
 
 
 def _html_intervals(view: EvaluationView) -> str:
-    lines = ["<table><tr><th>final minus</th><th>difference</th><th>95 % interval</th><th></th></tr>"]
-    for name, (diff, interval, verdict) in _interval_cells(view):
+    lines = ["<table>", _html_row(["final minus", *_interval_header(view)], "th")]
+    for name, (*cells, verdict) in _interval_cells(view):
         mark = f' class="{verdict}"' if verdict in ("better", "worse") else ""
-        lines.append(f"<tr><td>{html.escape(name)}</td><td>{diff}</td><td>{interval}</td><td{mark}>{verdict}</td></tr>")
-    note = '<p class="note">Paired bootstrap over users. An interval that holds zero shows no clear difference.</p>'
+        lines.append(_html_row([name, *cells]).replace("</tr>", f"<td{mark}>{verdict}</td></tr>"))
+    note = (
+        '<p class="note">Paired bootstrap over users. An interval that holds zero shows no clear difference. '
+        "p: sign flips over users, corrected for the number of stages (Holm).</p>"
+    )
     return "\n".join([*lines, "</table>", note])
+
+
+def _html_segments(view: EvaluationView, title: str) -> str:
+    header, rows = segment_table(view, title)
+    return "\n".join(["<table>", _html_row(header, "th"), *(_html_row(row) for row in rows), "</table>"])
+
+
+def _html_row(cells: list[str], tag: str = "td") -> str:
+    return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
 
 
 def _ceiling_note(view: EvaluationView) -> str:
@@ -217,5 +261,7 @@ def _ceiling_note(view: EvaluationView) -> str:
         return ""
     return (
         f'<p class="note">{view.ceiling:.4f} of the targets are among the candidates that are reranked: '
-        "no reranker can bring more of them to the top.</p>"
+        "no reranker can bring more of them to the top."
+        + (f" A perfect order of them would have NDCG@10 {view.oracle:.4f}." if view.oracle is not None else "")
+        + "</p>"
     )

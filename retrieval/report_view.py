@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 STAGE_ORDER = ("popularity", "neighbours", "ease", "lexical", "content", "recall", "ceiling")
 FINAL = "final"
@@ -22,6 +22,9 @@ class EvaluationView:
     part of the targets) by name, with the number of users where it is known. final_vs: (diff, low, high) of final
     minus each stage. ceiling: the share of targets among the candidates, which no reranking can exceed.
     fusion: what each part adds to the fused list, largest first; fusion_unit says in which measure.
+    p_values: of final against each stage, corrected for their number. segments: per table (history, popularity, ...)
+    and segment the number of users and the figures. oracle: NDCG@10 if the candidates were ordered perfectly.
+    deviations: of each stage's figures over several seeds.
     """
 
     dataset: str
@@ -35,6 +38,10 @@ class EvaluationView:
     fusion: dict[str, float]
     fusion_unit: str
     ceiling: float | None
+    p_values: dict[str, float] = field(default_factory=dict)
+    segments: dict[str, dict[str, tuple[int | None, Stages]]] = field(default_factory=dict)
+    oracle: float | None = None
+    deviations: Stages = field(default_factory=dict)
 
     @property
     def heading(self) -> str:
@@ -80,6 +87,10 @@ def view_evaluation(evaluation: Mapping[str, object]) -> EvaluationView:
         fusion=dict(sorted(fusion.items(), key=lambda item: -item[1])),
         fusion_unit=unit,
         ceiling=_ceiling(evaluation),
+        p_values=_p_values(evaluation),
+        segments=_segments(evaluation),
+        oracle=_numbers(_mapping(evaluation, "oracle")).get("ndcg@10"),
+        deviations=_deviations(evaluation),
     )
 
 
@@ -119,6 +130,39 @@ def _intervals(evaluation: Mapping[str, object]) -> dict[str, tuple[float, float
             raise ValueError(f"expected final_vs[{name!r}] with diff, low and high, got {value!r}")
         found[str(name)] = (figures["diff"], figures["low"], figures["high"])
     return {name: found[name] for name in sorted(found, key=lambda name: -found[name][0])}
+
+
+def _p_values(evaluation: Mapping[str, object]) -> dict[str, float]:
+    found = {
+        str(name): _finite(value.get("p_holm"))
+        for name, value in _mapping(evaluation, "final_vs").items()
+        if isinstance(value, Mapping)
+    }
+    return {name: p for name, p in found.items() if p is not None}
+
+
+def _segments(evaluation: Mapping[str, object]) -> dict[str, dict[str, tuple[int | None, Stages]]]:
+    tables = {}
+    for title in _mapping(evaluation, "segments"):
+        table = _mapping(_mapping(evaluation, "segments"), title)
+        blocks = {name: _mapping(table, name) for name in table}
+        found = {name: (_count(block, "n_users"), _stages(block.get("stages"), name)) for name, block in blocks.items()}
+        if found:
+            tables[title] = found
+    return tables
+
+
+def _deviations(evaluation: Mapping[str, object]) -> Stages:
+    """The deviation of every stage's figures, where there were several seeds."""
+    block = _mapping(evaluation, "seeds")
+    if (_count(block, "n") or 0) < 2:
+        return {}
+    found = {}
+    for stage, metrics in _mapping(block, "stages").items():
+        if isinstance(metrics, Mapping):
+            spread = {str(m): _numbers(value) for m, value in metrics.items() if isinstance(value, Mapping)}
+            found[str(stage)] = {m: values["deviation"] for m, values in spread.items() if "deviation" in values}
+    return found
 
 
 def _fusion(evaluation: Mapping[str, object]) -> tuple[dict[str, float], str]:

@@ -2,12 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from retrieval.config import Config
+
 Spread = dict[str, dict[str, dict[str, float]]]
+
+
+def with_seeds(
+    run: Callable[[Config], dict[str, Any]],
+    config: Config,
+    n_seeds: int,
+    *,
+    say: Callable[[str], None] = lambda message: None,
+) -> dict[str, Any]:
+    """The evaluation of the first seed and, where there are several, `seeds`: what `over_seeds` tells of all.
+
+    Args:
+        run: one evaluation of a configuration; called with the seeds config.seed, config.seed + 1, ...
+    """
+    runs = []
+    for seed in range(config.seed, config.seed + n_seeds):
+        if n_seeds > 1:
+            say(f"seed {seed}")
+        runs.append(run(replace(config, seed=seed)))
+    return runs[0] if n_seeds == 1 else {**runs[0], "seeds": over_seeds(runs)}
 
 
 def over_seeds(evaluations: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
