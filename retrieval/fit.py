@@ -33,7 +33,8 @@ from retrieval.fit_steps import (
     train_recall_head,
 )
 from retrieval.rerank_lists import Shown
-from retrieval.stage_one import SourceSettings, Validation, choose_settings
+from retrieval.source_choice import choose_settings
+from retrieval.stage_one import SourceSettings, Validation
 from retrieval.two_stage import TwoStage
 
 log = logging.getLogger(__name__)

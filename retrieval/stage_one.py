@@ -1,9 +1,9 @@
-"""Fit the candidate sources on histories, with their few settings chosen on validation targets."""
+"""Fit the candidate sources on histories; `source_choice` chooses their few settings."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,6 @@ from retrieval.catalogue import Catalogue
 from retrieval.encoder.heads import HeadConfig, RecallHead
 from retrieval.encoder.steps import HeadTraining
 from retrieval.encoder.train import TrainedHead, embed_items, train_head
-from retrieval.fusion import list_ndcg
 from retrieval.sources import (
     ContentSource,
     DenseSource,
@@ -25,18 +24,19 @@ from retrieval.sources import (
     RepeatSource,
     Source,
 )
-from retrieval.sources.dense import pooled_users
-from retrieval.sources.item_items import content_matrix, cosine_matrix, dense_product, ease_matrix, history_matrix
+from retrieval.sources.item_items import (
+    content_matrix,
+    cosine_matrix,
+    ease_matrix,
+    followers,
+    transition_matrix,
+)
+from retrieval.sources.popular import count_items
 
 log = logging.getLogger(__name__)
 
-DECAYS = (0.5, 0.7, 0.85, 0.95, 1.0)
-CONTENT_WEIGHTS = (0.0, 0.1, 0.3)
-REGULARISATIONS = (20.0, 100.0, 500.0, 2_000.0)
-REPEAT_DECAYS = (0.9, 0.98, 1.0)
-CONTENT_DECAYS = (0.5, 0.7, 0.85, 0.95)
 # Settings are chosen on so many validation users at the most: differences that need more do not matter.
-_CHOOSING_USERS = 3_000
+CHOOSING_USERS = 3_000
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class SourceSettings:
     """What validation chose for the sources.
 
     neighbours_content: weight of the items' text similarity beside their co-occurrence.
+    transitions_*: see `transition_matrix`.
     content_decay: of the history's items in the content source; 0 reads the history as one text.
     head_passes: how long the head is trained when it is fitted again on other data.
     """
@@ -52,6 +53,10 @@ class SourceSettings:
     neighbours_content: float = 0.1
     ease_decay: float = 0.85
     ease_regularisation: float = 100.0
+    transitions_decay: float = 0.7
+    transitions_back: float = 1.0
+    transitions_source_power: float = 0.5
+    transitions_target_power: float = 0.25
     repeat_decay: float = 0.98
     content_decay: float = 0.7
     head_passes: float = 8.0
@@ -73,78 +78,14 @@ class Validation:
         return Validation([self.histories[user] for user in chosen], self.targets[chosen], self.keep_seen)
 
 
-def _figure(matrix: sp.csr_matrix, decay: float, validation: Validation, n_items: int) -> float:
-    """NDCG@10 of one item-item matrix on validation."""
-    return _ndcg(lambda histories: dense_product(history_matrix(histories, n_items, decay=decay), matrix), validation)
-
-
-def _content_figure(catalogue: Catalogue, decay: float, validation: Validation) -> float:
-    """NDCG@10 of the pooled text vectors on validation, by exact search."""
-    vectors = catalogue.text_vectors
-    return _ndcg(lambda histories: pooled_users(vectors, histories, decay) @ vectors.T, validation)
-
-
-def _ndcg(score: Callable[[list[np.ndarray]], np.ndarray], validation: Validation) -> float:
-    """NDCG@10 of scores (n_users, n_items) over all items, in blocks of users."""
-    total = 0.0
-    for start in range(0, len(validation.targets), 512):
-        histories = validation.histories[start : start + 512]
-        scores = score(histories)
-        if not validation.keep_seen:
-            for user, history in enumerate(histories):
-                scores[user, history] = -np.inf
-        rows = np.broadcast_to(np.arange(scores.shape[1]), scores.shape)
-        total += float(list_ndcg(scores, rows, validation.targets[start : start + 512]).sum())
-    return total / max(1, len(validation.targets))
-
-
-def choose_settings(
-    catalogue: Catalogue,
-    histories: Sequence[np.ndarray],
-    validation: Validation,
-    *,
-    finetuned: bool = False,
-    seed: int = 0,
-) -> SourceSettings:
-    """Decays, regularisation and content weight with the highest NDCG@10 on validation.
-
-    Args:
-        histories: training only.
-        finetuned: the text encoder was trained on histories as one text, and shall read them so.
-    """
-    n_items = catalogue.n_items
-    small = validation.slice(_CHOOSING_USERS, seed)
-    cosine = cosine_matrix(histories, n_items)
-    content = content_matrix(catalogue.text_vectors, index=catalogue.index)
-    neighbours = {
-        (decay, weight): _figure((cosine + weight * content).tocsr(), decay, small, n_items)
-        for weight in CONTENT_WEIGHTS
-        for decay in DECAYS
-    }
-    ease = {}
-    for regularisation in REGULARISATIONS:
-        matrix = ease_matrix(histories, n_items, regularisation=regularisation)
-        for decay in DECAYS:
-            ease[decay, regularisation] = _figure(matrix, decay, small, n_items)
-    identity = sp.csr_matrix(sp.identity(n_items), dtype=np.float32)
-    repeat = {decay: _figure(identity, decay, small, n_items) for decay in REPEAT_DECAYS}
-    pooled = {} if finetuned else {decay: _content_figure(catalogue, decay, small) for decay in CONTENT_DECAYS}
-    best_neighbours = max(neighbours, key=lambda key: neighbours[key])
-    best_ease = max(ease, key=lambda key: ease[key])
-    log.info(
-        "neighbours %s ndcg@10 %.4f; ease %s %.4f",
-        best_neighbours,
-        neighbours[best_neighbours],
-        best_ease,
-        ease[best_ease],
-    )
-    return SourceSettings(
-        neighbours_decay=best_neighbours[0],
-        neighbours_content=best_neighbours[1],
-        ease_decay=best_ease[0],
-        ease_regularisation=best_ease[1],
-        repeat_decay=max(repeat, key=lambda key: repeat[key]),
-        content_decay=max(pooled, key=lambda key: pooled[key], default=0.0),
+def transitions_of(following: sp.csr_matrix, counts: np.ndarray, settings: SourceSettings) -> sp.csr_matrix:
+    """The transition matrix these settings ask for."""
+    return transition_matrix(
+        following,
+        counts,
+        back=settings.transitions_back,
+        source_power=settings.transitions_source_power,
+        target_power=settings.transitions_target_power,
     )
 
 
@@ -160,7 +101,7 @@ def fit_head(
     progress: str | None = None,
 ) -> TrainedHead:
     """Train the recall head; with validation it stops early, without it trains `passes`."""
-    small = validation.slice(_CHOOSING_USERS, training.seed) if validation else None
+    small = validation.slice(CHOOSING_USERS, training.seed) if validation else None
     return train_head(
         histories,
         catalogue.text_vectors,
@@ -194,12 +135,14 @@ def fit_sources(
             neighbours + settings.neighbours_content * content_matrix(catalogue.text_vectors, index=catalogue.index)
         ).tocsr()
     ease = ease_matrix(histories, n_items, regularisation=settings.ease_regularisation)
+    transitions = transitions_of(followers(histories, n_items), count_items(histories, n_items), settings)
     sources: list[Source] = [
         DenseSource(head, build_index(vectors, family=family, seed=seed), vectors),
         ItemItemSource(
             "neighbours", neighbours, decay=settings.neighbours_decay, text_weight=settings.neighbours_content
         ),
         ItemItemSource("ease", ease, decay=settings.ease_decay),
+        ItemItemSource("transitions", transitions, decay=settings.transitions_decay),
         ContentSource(catalogue.encoder, catalogue.index, catalogue.text_vectors, decay=settings.content_decay),
         LexicalSource(catalogue.texts),
         PopularSource.fit(histories, n_items),

@@ -1,6 +1,6 @@
-"""Twenty lines of linear algebra that most text recommenders lose to: item neighbours and EASE.
+"""Twenty lines of linear algebra that most text recommenders lose to: item neighbours, transitions and EASE.
 
-Both learn one sparse item-by-item matrix and score `weighted history @ matrix`; the weight of an interaction is
+Each learns one sparse item-by-item matrix and scores `weighted history @ matrix`; the weight of an interaction is
 `decay ** age`, where the newest has age 0.
 """
 
@@ -91,6 +91,51 @@ def cosine_matrix(histories: Sequence[np.ndarray], n_items: int, *, per_item: in
     together.setdiag(0)
     together.eliminate_zeros()
     return keep_largest(together.astype(np.float32), per_item)
+
+
+def followers(
+    histories: Sequence[np.ndarray], n_items: int, *, reach: int = 20, closeness: float = 0.9
+) -> sp.csr_matrix:
+    """How often, and how closely, one item (row) is followed by another (column) in a history: float32, diagonal 0.
+
+    A pair that stands `d` places apart counts `closeness ** (d - 1)`; more than `reach` places apart it does not count.
+    """
+    lengths = np.array([len(history) for history in histories], dtype=np.int64)
+    rows = np.concatenate([*histories, np.empty(0, dtype=np.int64)]).astype(np.int64)
+    owner = np.repeat(np.arange(len(histories)), lengths)
+    total = sp.csr_matrix((n_items, n_items), dtype=np.float32)
+    for apart in range(1, min(reach, int(lengths.max(initial=1)) - 1) + 1):
+        together = owner[apart:] == owner[:-apart]
+        places = (rows[:-apart][together], rows[apart:][together])
+        weights = np.full(len(places[0]), closeness ** (apart - 1), dtype=np.float32)
+        total = total + sp.csr_matrix((weights, places), shape=total.shape)
+    total = sp.csr_matrix(total)
+    total.setdiag(0)
+    total.eliminate_zeros()
+    return total
+
+
+def transition_matrix(
+    following: sp.csr_matrix,
+    counts: np.ndarray,
+    *,
+    back: float,
+    source_power: float,
+    target_power: float,
+    per_item: int = 300,
+) -> sp.csr_matrix:
+    """What is taken soon after an item: a Markov chain of many steps, as far as the order of a history says something.
+
+    Args:
+        following: see `followers`. counts: how often each item was taken, (n_items,).
+        back: weight of what came before an item beside what came after; 1 forgets the order.
+        source_power, target_power: an entry is divided by these powers of its row's and its column's count. A cosine
+            has .5 and .5; a lower target_power lets popular items be found more often.
+    """
+    counts = np.maximum(counts, 1).astype(np.float32)
+    both = following + back * following.T if back else following
+    scaled = sp.diags(counts**-source_power) @ both @ sp.diags(counts**-target_power)
+    return keep_largest(scaled.tocsr().astype(np.float32), per_item)
 
 
 def content_matrix(

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from retrieval import fit_steps, stage_one
+from retrieval import fit_steps, source_choice, stage_one
 from retrieval.data import Impressions, Interactions, leave_last_out
 from retrieval.encoder.text_encoder import TextEncoder
 from retrieval.evaluate import evaluate
@@ -64,8 +64,10 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
         seen.add("fusion", lists.target)
 
     watch(stage_one, "train_head", head)
-    watch(stage_one, "cosine_matrix", lambda histories, *_, **__: seen.add("neighbours", *histories))
-    watch(stage_one, "ease_matrix", lambda histories, *_, **__: seen.add("ease", *histories))
+    for module in (stage_one, source_choice):
+        watch(module, "cosine_matrix", lambda histories, *_, **__: seen.add("neighbours", *histories))
+        watch(module, "ease_matrix", lambda histories, *_, **__: seen.add("ease", *histories))
+        watch(module, "followers", lambda histories, *_, **__: seen.add("transitions", *histories))
     watch(fit_steps, "train_reranker", lists)
     watch(fit_steps, "fit_fusion", fusion)
     real = PopularSource.fit.__func__  # type: ignore[attr-defined]
@@ -108,7 +110,7 @@ def test_no_evaluated_target_reaches_anything_that_is_trained(spied, seen, encod
         # As a candidate nobody took, an item of the catalogue may turn up anywhere; it is not told as a target.
         if not part.endswith("candidates"):
             assert not seen.of(part) & targets, part
-    expected = {"head", "head validation", "neighbours", "ease", "popular", "fusion", "lists: taken"}
+    expected = {"head", "head validation", "neighbours", "ease", "transitions", "popular", "fusion", "lists: taken"}
     assert expected <= set(seen.rows)
     popular = next(source for source in fitted.model.sources if isinstance(source, PopularSource))
     np.testing.assert_allclose(popular.scores[sorted(targets)], 0, atol=1e-5)
@@ -127,7 +129,7 @@ def test_validation_targets_reach_no_training_before_the_refit(spied, seen, enco
     deep = {"per_source": len(items), "rerank": len(items)}  # nobody took these targets before: they are ranked low
     fit(items, interactions, tiny_config(depths=deep), encoder=encoder, say=say)
     (told,) = before
-    for part in ("head", "neighbours", "ease", "popular", "lists: histories", "lists: taken"):
+    for part in ("head", "neighbours", "ease", "transitions", "popular", "lists: histories", "lists: taken"):
         assert not told[part] & last, part
     assert told["fusion"] <= last  # what validation is for
     assert told["head validation"] & last
@@ -172,7 +174,7 @@ def test_the_sources_behind_a_fold_never_saw_its_users(interactions, items, enco
         config,
     )
     n_users = interactions.n_users
-    for part in ("head", "ease", "popular"):
+    for part in ("head", "ease", "transitions", "popular"):
         folds = [seen.rows[part][start : start + n_users] for start in range(0, len(seen.rows[part]), n_users)]
         assert len(folds) == config.lists.folds
         left_out = [[user for user in range(n_users) if not len(fold[user])] for fold in folds]

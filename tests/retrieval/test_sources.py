@@ -24,11 +24,16 @@ from retrieval.sources import (
 )
 from retrieval.sources.base import MatrixScan, top_positive
 from retrieval.sources.dense import pooled_users
-from retrieval.sources.item_items import content_matrix, cosine_matrix, ease_matrix, history_matrix, keep_largest
+from retrieval.sources.item_items import (
+    cosine_matrix,
+    ease_matrix,
+    followers,
+)
 from retrieval.sources.popular import count_items
+from retrieval.stage_one import SourceSettings, transitions_of
 from retrieval.text import TextConfig
 
-SOURCES = ("dense", "neighbours", "ease", "content", "lexical", "popular", "repeat")
+SOURCES = ("dense", "neighbours", "ease", "transitions", "content", "lexical", "popular", "repeat")
 
 
 def rows(*values: int) -> np.ndarray:
@@ -43,6 +48,7 @@ def catalogue(items, encoder) -> Catalogue:
 @pytest.fixture(scope="module")
 def sources(catalogue, interactions) -> dict[str, Source]:
     n_items, histories = catalogue.n_items, histories_of(interactions)
+    following, counts = followers(histories, n_items), count_items(histories, n_items)
     torch.manual_seed(0)
     head = RecallHead(HeadConfig(dim=16, n_layers=1, n_heads=2, history_items=8), text_dim=16, n_items=n_items).eval()
     vectors = embed_items(head, catalogue.text_vectors)
@@ -50,6 +56,7 @@ def sources(catalogue, interactions) -> dict[str, Source]:
         DenseSource(head, build_index(vectors), vectors),
         ItemItemSource("neighbours", cosine_matrix(histories, n_items), decay=0.8),
         ItemItemSource("ease", ease_matrix(histories, n_items, regularisation=10.0), decay=0.8),
+        ItemItemSource("transitions", transitions_of(following, counts, SourceSettings()), decay=0.8),
         ContentSource(catalogue.encoder, catalogue.index, catalogue.text_vectors),
         LexicalSource(catalogue.texts),
         PopularSource.fit(histories, n_items),
@@ -182,61 +189,6 @@ def test_a_matrix_of_scores_is_not_changed_by_what_is_excluded():
     assert scan.at(rows(2, -1)[None]).tolist() == [[3.0, 0.0]]
 
 
-def test_the_newest_interaction_weighs_1_and_each_older_one_decay_times_that():
-    matrix = history_matrix([rows(4, 0, 2), rows(), rows(1)], 5, decay=0.5)
-    assert matrix.toarray().tolist() == [[0.5, 0, 1, 0, 0.25], [0] * 5, [0, 1, 0, 0, 0]]
-
-
-def test_an_item_taken_twice_has_the_sum_of_its_weights():
-    assert history_matrix([rows(1, 0, 1)], 2, decay=0.5).toarray().tolist() == [[0.5, 1 + 0.25]]
-
-
-def test_cosine_is_common_users_over_the_root_of_both_counts():
-    # Item 0 has users a b c, item 1 has a b, item 2 has c, item 3 nobody.
-    matrix = cosine_matrix([rows(0, 1), rows(1, 0, 0), rows(0, 2)], 4).toarray()
-    expected = np.zeros((4, 4))
-    expected[0, 1] = expected[1, 0] = 2 / np.sqrt(3 * 2)
-    expected[0, 2] = expected[2, 0] = 1 / np.sqrt(3 * 1)
-    np.testing.assert_allclose(matrix, expected, atol=1e-6)
-
-
-def test_ease_is_the_dense_formula_of_its_paper():
-    rng = np.random.default_rng(0)
-    histories = [rng.choice(9, rng.integers(1, 6), replace=False) for _ in range(40)]
-    taken = np.zeros((40, 9))
-    for user, history in enumerate(histories):
-        taken[user, history] = 1
-    precision = np.linalg.inv(taken.T @ taken + 3.0 * np.eye(9))
-    expected = np.eye(9) - precision / np.diag(precision)[None, :]
-    np.fill_diagonal(expected, 0)
-    np.testing.assert_allclose(ease_matrix(histories, 9, regularisation=3.0).toarray(), expected, atol=1e-4)
-
-
-def test_ease_keeps_the_largest_weights_of_every_row():
-    histories = [rows(0, 1, 2, 3), rows(0, 1), rows(1, 2), rows(3, 0)]
-    full, cut = (ease_matrix(histories, 4, regularisation=1.0, per_item=n).toarray() for n in (4, 2))
-    for row in range(4):
-        kept = np.flatnonzero(cut[row])
-        assert set(kept) == set(np.argsort(-np.abs(full[row]))[:2])
-        np.testing.assert_array_equal(cut[row, kept], full[row, kept])
-
-
-def test_ease_without_any_interaction_is_empty():
-    assert ease_matrix([rows(), rows()], 3, regularisation=1.0).nnz == 0
-
-
-def test_items_nobody_took_have_no_ease_weights():
-    matrix = ease_matrix([rows(0, 2), rows(2, 0)], 4, regularisation=1.0).toarray()
-    assert not matrix[[1, 3]].any()
-    assert not matrix[:, [1, 3]].any()
-    assert matrix[0, 2] > 0
-
-
-def test_keeping_the_largest_prefers_magnitude_then_the_lower_column():
-    matrix = sp.csr_matrix(np.array([[1, -3, 2, 1], [0, 1, 1, 1], [0, 0, 0, 0]], dtype=np.float32))
-    assert keep_largest(matrix, 2).toarray().tolist() == [[0, -3, 2, 0], [0, 1, 1, 0], [0, 0, 0, 0]]
-
-
 def test_content_weighs_the_newest_item_most_and_not_what_all_items_share():
     vectors = np.array([[9, 1, 0], [9, 0, 1], [9, -1, 0], [9, 0, -1]], dtype=np.float32)
     users = pooled_users(vectors, [rows(0, 1), rows(1, 0), rows(2), rows(), rows(0, 2)], 0.5)
@@ -251,19 +203,6 @@ def test_a_history_is_read_as_one_text_where_no_decay_is_set(catalogue, queries)
     every = np.arange(catalogue.n_items)[None]
     one = Queries(*((part[0],) for part in (queries.histories, queries.exclude, queries.texts)))
     np.testing.assert_allclose(source.scan(one).at(every), encoded @ catalogue.text_vectors.T, atol=1e-5)
-
-
-def test_content_is_the_cosine_to_the_nearest_without_the_item_itself():
-    vectors = np.array([[1, 0], [0.6, 0.8], [0, 1], [-1, 0]], dtype=np.float32)
-    matrix = content_matrix(vectors, per_item=2).toarray()
-    assert not matrix.diagonal().any()
-    np.testing.assert_allclose(matrix[0], [0, 0.6, 0, 0], atol=1e-6)
-    np.testing.assert_allclose(matrix[1], [0.6, 0, 0.8, 0], atol=1e-6)
-    assert (matrix >= 0).all()
-
-
-def test_content_of_one_item_is_empty():
-    assert content_matrix(np.ones((1, 2), np.float32)).shape == (1, 1)
 
 
 def test_neighbours_score_the_weighted_history_times_the_matrix():

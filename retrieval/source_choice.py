@@ -1,0 +1,132 @@
+"""The sources' few settings, chosen on validation targets: each has the highest NDCG@10 of a small grid."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cache
+
+import numpy as np
+import scipy.sparse as sp
+
+from retrieval.catalogue import Catalogue
+from retrieval.fusion import list_ndcg
+from retrieval.sources.dense import pooled_users
+from retrieval.sources.item_items import (
+    content_matrix,
+    cosine_matrix,
+    dense_product,
+    ease_matrix,
+    followers,
+    history_matrix,
+)
+from retrieval.sources.popular import count_items
+from retrieval.stage_one import CHOOSING_USERS, SourceSettings, Validation, transitions_of
+
+log = logging.getLogger(__name__)
+
+DECAYS = (0.5, 0.7, 0.85, 0.95, 1.0)
+CONTENT_WEIGHTS = (0.0, 0.1, 0.3)
+REGULARISATIONS = (20.0, 100.0, 500.0, 2_000.0)
+REPEAT_DECAYS = (0.9, 0.98, 1.0)
+CONTENT_DECAYS = (0.5, 0.7, 0.85, 0.95)
+BACKS = (0.3, 1.0)
+TARGET_POWERS = (0.0, 0.25, 0.5)
+SOURCE_POWERS = (0.5, 0.8)
+
+
+def _figure(matrix: sp.csr_matrix, decay: float, validation: Validation, n_items: int) -> float:
+    """NDCG@10 of one item-item matrix on validation."""
+    return _ndcg(lambda histories: dense_product(history_matrix(histories, n_items, decay=decay), matrix), validation)
+
+
+def _content_figure(catalogue: Catalogue, decay: float, validation: Validation) -> float:
+    """NDCG@10 of the pooled text vectors on validation, by exact search."""
+    vectors = catalogue.text_vectors
+    return _ndcg(lambda histories: pooled_users(vectors, histories, decay) @ vectors.T, validation)
+
+
+def _ndcg(score: Callable[[list[np.ndarray]], np.ndarray], validation: Validation) -> float:
+    """NDCG@10 of scores (n_users, n_items) over all items, in blocks of users."""
+    total = 0.0
+    for start in range(0, len(validation.targets), 512):
+        histories = validation.histories[start : start + 512]
+        scores = score(histories)
+        if not validation.keep_seen:
+            for user, history in enumerate(histories):
+                scores[user, history] = -np.inf
+        rows = np.broadcast_to(np.arange(scores.shape[1]), scores.shape)
+        total += float(list_ndcg(scores, rows, validation.targets[start : start + 512]).sum())
+    return total / max(1, len(validation.targets))
+
+
+def choose_settings(
+    catalogue: Catalogue,
+    histories: Sequence[np.ndarray],
+    validation: Validation,
+    *,
+    finetuned: bool = False,
+    seed: int = 0,
+) -> SourceSettings:
+    """Decays, regularisation and content weight with the highest NDCG@10 on validation.
+
+    Args:
+        histories: training only.
+        finetuned: the text encoder was trained on histories as one text, and shall read them so.
+    """
+    n_items = catalogue.n_items
+    small = validation.slice(CHOOSING_USERS, seed)
+    cosine = cosine_matrix(histories, n_items)
+    content = content_matrix(catalogue.text_vectors, index=catalogue.index)
+    neighbours = {
+        (decay, weight): _figure((cosine + weight * content).tocsr(), decay, small, n_items)
+        for weight in CONTENT_WEIGHTS
+        for decay in DECAYS
+    }
+    ease = {}
+    for regularisation in REGULARISATIONS:
+        matrix = ease_matrix(histories, n_items, regularisation=regularisation)
+        for decay in DECAYS:
+            ease[decay, regularisation] = _figure(matrix, decay, small, n_items)
+    identity = sp.csr_matrix(sp.identity(n_items), dtype=np.float32)
+    repeat = {decay: _figure(identity, decay, small, n_items) for decay in REPEAT_DECAYS}
+    pooled = {} if finetuned else {decay: _content_figure(catalogue, decay, small) for decay in CONTENT_DECAYS}
+    best_neighbours = max(neighbours, key=lambda key: neighbours[key])
+    best_ease = max(ease, key=lambda key: ease[key])
+    log.info(
+        "neighbours %s ndcg@10 %.4f; ease %s %.4f",
+        best_neighbours,
+        neighbours[best_neighbours],
+        best_ease,
+        ease[best_ease],
+    )
+    return replace(
+        _choose_transitions(histories, small, n_items),
+        neighbours_decay=best_neighbours[0],
+        neighbours_content=best_neighbours[1],
+        ease_decay=best_ease[0],
+        ease_regularisation=best_ease[1],
+        repeat_decay=max(repeat, key=lambda key: repeat[key]),
+        content_decay=max(pooled, key=lambda key: pooled[key], default=0.0),
+    )
+
+
+def _choose_transitions(histories: Sequence[np.ndarray], validation: Validation, n_items: int) -> SourceSettings:
+    """Order and popularity together, then the source's power, then the decay: a third of the trials of a full grid."""
+    following, counts = followers(histories, n_items), count_items(histories, n_items)
+
+    @cache
+    def figure(settings: SourceSettings) -> float:
+        matrix = transitions_of(following, counts, settings)
+        return _figure(matrix, settings.transitions_decay, validation, n_items)
+
+    best = SourceSettings()
+    for choices in (
+        [{"transitions_back": b, "transitions_target_power": t} for b in BACKS for t in TARGET_POWERS],
+        [{"transitions_source_power": power} for power in SOURCE_POWERS],
+        [{"transitions_decay": decay} for decay in DECAYS],
+    ):
+        best = max((replace(best, **choice) for choice in choices), key=figure)
+    log.info("%s: transitions ndcg@10 %.4f", best, figure(best))
+    return best
