@@ -28,12 +28,16 @@ class EncoderConfig:
     """Which frozen text encoder, and where its vectors are kept.
 
     name: a sentence-transformers model by hub name or directory. cache: a directory; "" keeps no cache on disk.
+    backend: how the transformer is run (retrieval/encoder/forward.py).
+    workers: processes that share large catalogues on the CPU.
     finetune: train BERT itself first (`never`, `always`, or `auto`: only on a GPU).
     """
 
     name: str = DEFAULT_ENCODER
     precision: typing.Literal["auto", "float32", "bfloat16"] = "auto"
     cache: str = ""
+    backend: typing.Literal["auto", "packed", "padded", "openvino"] = "auto"
+    workers: int = 1
     finetune: typing.Literal["auto", "never", "always"] = "auto"
 
 
@@ -83,7 +87,7 @@ class Config:
     index: IndexConfig = field(default_factory=IndexConfig)
     depths: Depths = field(default_factory=Depths)
     lists: ListsConfig = field(default_factory=ListsConfig)
-    rerank: RerankConfig = field(default_factory=lambda: RerankConfig(vector_dim=384))
+    rerank: RerankConfig = field(default_factory=lambda: RerankConfig(vector_dim=640, prior=True))
 
     def to_dict(self) -> dict[str, typing.Any]:
         """Plain values for JSON or TOML; `config_from` reads them back."""
