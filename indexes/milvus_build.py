@@ -115,14 +115,23 @@ def list_collections(uri: str) -> list[str]:
 
 
 def _fill(client: Any, collection: str, vectors: np.ndarray, kind: str, progress: Progress | None) -> None:
-    """Do what is still to be done until the collection is full and on the server's disk."""
+    """Do what is still to be done until the collection is full, indexed and loaded."""
     n_items, dim = check_shape(vectors)
     if not client.has_collection(collection, timeout=TIMEOUT_S):
-        _create(client, collection, dim, kind)
+        _create(client, collection, dim)
+    if not client.list_indexes(collection, timeout=TIMEOUT_S):
+        n_there = int(client.get_collection_stats(collection, timeout=TIMEOUT_S)["row_count"])
+        _write(client, collection, vectors, n_there, progress)
+        # Only now, so that one index is built over all rows, and what follows waits for it.
+        client.create_index(collection, _index_params(client, kind), timeout=BUILD_TIMEOUT_S)
     client.load_collection(collection, timeout=BUILD_TIMEOUT_S)
-    n_there = _count(client, collection)
-    if n_there == n_items:
-        return
+    if _count(client, collection) < n_items:  # the statistics count a row that was written twice as two
+        _write(client, collection, vectors, 0, progress)
+
+
+def _write(client: Any, collection: str, vectors: np.ndarray, n_there: int, progress: Progress | None) -> None:
+    """Write the rows from the batch on that `n_there` rows end in, and bring them to the server's disk."""
+    n_items, dim = check_shape(vectors)
     batch = max(1, BATCH_BYTES // (4 * dim))
     for start in range(n_there // batch * batch, n_items, batch):
         block = np.ascontiguousarray(vectors[start : start + batch], dtype=np.float32)
@@ -131,21 +140,22 @@ def _fill(client: Any, collection: str, vectors: np.ndarray, kind: str, progress
         if progress is not None:
             progress("add", start + len(block), n_items)
     client.flush(collection, timeout=BUILD_TIMEOUT_S)
-    client.load_collection(collection, timeout=BUILD_TIMEOUT_S)
 
 
-def _create(client: Any, collection: str, dim: int, kind: str) -> None:
+def _create(client: Any, collection: str, dim: int) -> None:
     types = import_pymilvus().DataType
     schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
     schema.add_field(ROW_FIELD, types.INT64, is_primary=True)
     schema.add_field(VECTOR_FIELD, types.FLOAT_VECTOR, dim=dim)
-    index = client.prepare_index_params()
-    graph = {"index_type": "HNSW", "params": _GRAPH} if kind == "hnsw" else {"index_type": "FLAT", "params": {}}
-    index.add_index(VECTOR_FIELD, metric_type=METRIC, **graph)
     # Strong: a search sees every row that was written before it; nothing is written once the collection is full.
-    client.create_collection(
-        collection, schema=schema, index_params=index, consistency_level="Strong", timeout=BUILD_TIMEOUT_S
-    )
+    client.create_collection(collection, schema=schema, consistency_level="Strong", timeout=TIMEOUT_S)
+
+
+def _index_params(client: Any, kind: str) -> Any:
+    params = client.prepare_index_params()
+    graph = {"index_type": "HNSW", "params": _GRAPH} if kind == "hnsw" else {"index_type": "FLAT", "params": {}}
+    params.add_index(VECTOR_FIELD, metric_type=METRIC, **graph)
+    return params
 
 
 def _count(client: Any, collection: str) -> int:
@@ -166,7 +176,7 @@ def _attach(client: Any, params: Mapping[str, Param], *, n_items: int, dim: int)
         found_dim = int(fields[VECTOR_FIELD]["params"]["dim"])
         if found_dim != dim:
             raise ValueError(f"{place}: expected vectors of dimension {dim}, got {found_dim}")
-        metric = client.describe_index(collection, VECTOR_FIELD, timeout=TIMEOUT_S).get("metric_type")
+        metric = (client.describe_index(collection, VECTOR_FIELD, timeout=TIMEOUT_S) or {}).get("metric_type")
         if metric != METRIC:
             raise ValueError(f"{place}: expected the metric {METRIC}, got {metric}")
         client.load_collection(collection, timeout=BUILD_TIMEOUT_S)

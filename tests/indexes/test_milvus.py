@@ -177,6 +177,25 @@ def test_a_build_goes_on_where_it_was_interrupted(
     np.testing.assert_array_equal(index.vectors(), vectors)
 
 
+def test_an_interrupted_build_is_not_served(vectors: np.ndarray, uri: str) -> None:
+    def stop(_stage: str, _done: int, _all: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build_milvus(vectors[:70], uri=uri, name="halfway", kind="flat", progress=stop)
+    name = f"halfway_flat_{vectors_fingerprint(vectors[:70])[:16]}"
+    params = {"uri": uri, "collection": name, "kind": "flat", "fingerprint": vectors_fingerprint(vectors[:70])}
+    with pytest.raises(ValueError, match="expected the metric IP, got None"):
+        milvus_build.attach_milvus(params, n_items=70, dim=DIM)
+
+
+def test_rows_that_lack_although_they_were_counted_are_written(vectors: np.ndarray, uri: str) -> None:
+    index = build_milvus(vectors[:90], uri=uri, name="lacking")
+    index.client.delete(index.collection, ids=[5, 80])
+    again = build_milvus(vectors[:90], uri=uri, name="lacking")
+    np.testing.assert_array_equal(again.vectors(), vectors[:90])
+
+
 @pytest.fixture
 def saved(uri: str, tmp_path: Path) -> tuple[Path, MilvusIndex]:
     """A directory and the index it names, which a test may spoil."""
@@ -210,7 +229,7 @@ def test_a_collection_with_fewer_vectors_is_not_served(saved: tuple[Path, Milvus
 def test_a_collection_of_another_dimension_is_not_served(saved: tuple[Path, MilvusIndex]) -> None:
     directory, index = saved
     drop_collection(index.uri, index.collection)
-    milvus_build._create(index.client, index.collection, 12, "flat")
+    milvus_build._create(index.client, index.collection, 12)
     with pytest.raises(DamagedArtefact, match="expected vectors of dimension 8, got 12"):
         load_index(directory)
 
