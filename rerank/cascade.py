@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from rerank.encode import Encoded
 from rerank.metrics import ndcg_at_10
-from rerank.scorer import Scorer, part_of
+from rerank.scorer import Scorer, part_of, prior_of
 
 FILE = "cascade.safetensors"
 RIDGE = 1e-3
@@ -36,7 +36,7 @@ class Cascade:
     def score(self, scorer: Scorer, encoded: Encoded) -> np.ndarray:
         """float32 (n_candidates,): full scores for the kept, and below all of them, in early order, the others."""
         states = scorer.contexts([encoded])
-        early = scorer.early_rows(encoded, states, self.n_blocks) @ self.head
+        early = scorer.early_rows(encoded, states, self.n_blocks) @ self.head + prior_of(encoded)
         if encoded.n_candidates <= self.keep:
             return scorer.full_scores(encoded, states)
         order = np.argsort(-early, kind="stable")
@@ -95,7 +95,8 @@ def fit_cascade(
     rows, targets = [], []
     for encoded in lists[::2]:
         states = scorer.contexts([encoded])
-        early, full = scorer.early_rows(encoded, states, n_blocks), scorer.full_scores(encoded, states)
+        early = scorer.early_rows(encoded, states, n_blocks)
+        full = scorer.full_scores(encoded, states) - prior_of(encoded)
         rows.append(early - early.mean(0))
         targets.append(full - full.mean())
     inputs, wanted = np.concatenate(rows).astype(np.float64), np.concatenate(targets).astype(np.float64)

@@ -32,6 +32,9 @@ class RerankConfig:
     """Width of the item vectors, 0 = no soft tokens."""
     n_features: int = 0
     """Numbers per candidate (recall scores and the like), 0 = none."""
+    prior: bool = False
+    """The last feature of a candidate is the score (log-odds) of the stage before: it is added to GPT-2's score, which
+    so learns only what to correct, and begins near zero."""
     newest_last: bool = False
     """Order of the history in the prompt. Newest last makes a history that grows at its end cheap to extend."""
 

@@ -26,6 +26,8 @@ class Encoded:
     candidate_ids: list[np.ndarray] | None
     """int64 arrays, one per candidate; None where candidates have no words."""
     n_candidates: int
+    prior: np.ndarray | None = None
+    """float32 (n_candidates,): what is added to the scores; None for nothing."""
 
     @property
     def n_context_soft(self) -> int:
@@ -61,6 +63,8 @@ class Encoder:
         template: Template | None = None,
         tidy: bool = True,
     ) -> None:
+        if config.prior and not config.n_features:
+            raise ValueError("prior: expected the score of the stage before as the last feature, but n_features is 0")
         self.config = config
         self.template = template or Template()
         self.tokens: Tokens | None = None
@@ -89,13 +93,15 @@ class Encoder:
                 candidate_ids(ids, self.template, budget=config.candidate_tokens, filler=self._filler)
                 for ids in self.tokens.ids(given.candidate_texts)
             ]
+        vectors, features = self._candidate_vectors(given), self._candidate_features(given)
         return Encoded(
             context_vectors=self._context_vectors(given),
             context_ids=self._context_ids(given),
-            candidate_vectors=self._candidate_vectors(given),
-            candidate_features=self._candidate_features(given),
+            candidate_vectors=vectors,
+            candidate_features=features,
             candidate_ids=words,
             n_candidates=given.n_candidates,
+            prior=features[:, -1] if config.prior and features is not None else None,
         )
 
     def _context_ids(self, given: RerankInput) -> np.ndarray:

@@ -28,6 +28,8 @@ from transformers.models.gpt2.modeling_gpt2 import GPT2Block
 from rerank.config import RerankConfig
 
 INIT_STD = 0.02  # GPT-2's own initial standard deviation
+PRIOR_HEAD = 0.1
+"""How small the score head begins where a prior is added to its score: the first order is almost the prior's."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,9 @@ def build_model(
         soft = None
         if config.vector_dim:
             soft = SoftTokens(config.vector_dim, config.n_features, gpt2.config.n_embd)
+    if config.prior:
+        with torch.no_grad():
+            gpt2.score.weight.mul_(PRIOR_HEAD)
     return gpt2, tokenizer, soft
 
 

@@ -53,6 +53,7 @@ class Scorer:
                 scores[group[0]] = self.full_scores(members[0], states)
                 continue
             found = self._score_rows(self._run(members, states, len(self.blocks)))
+            found = found + joined_priors(members)
             ends = np.cumsum([encoded.n_candidates for encoded in members])
             for user, values in zip(group, np.split(found, ends[:-1]), strict=True):
                 scores[user] = values
@@ -69,7 +70,7 @@ class Scorer:
     def full_scores(self, encoded: Encoded, states: ContextStates) -> np.ndarray:
         """float32 (n_candidates,) of one input against its context's states."""
         parts = [self._score_rows(self._run([part], states, len(self.blocks))) for part in self._parts(encoded)]
-        return np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)
+        return np.concatenate(parts) + prior_of(encoded) if parts else np.zeros(0, dtype=np.float32)
 
     @torch.inference_mode()
     def early_rows(self, encoded: Encoded, states: ContextStates, n_blocks: int) -> np.ndarray:
@@ -142,4 +143,15 @@ def part_of(encoded: Encoded, rows: np.ndarray) -> Encoded:
         candidate_features=None if encoded.candidate_features is None else encoded.candidate_features[rows],
         candidate_ids=None if encoded.candidate_ids is None else [encoded.candidate_ids[row] for row in rows],
         n_candidates=len(rows),
+        prior=None if encoded.prior is None else encoded.prior[rows],
     )
+
+
+def prior_of(encoded: Encoded) -> np.ndarray:
+    """What is added to an input's scores: float32 (n_candidates,)."""
+    return np.zeros(encoded.n_candidates, dtype=np.float32) if encoded.prior is None else encoded.prior
+
+
+def joined_priors(batch: Sequence[Encoded]) -> np.ndarray:
+    """The same for several inputs, one after the other."""
+    return np.concatenate([prior_of(encoded) for encoded in batch])

@@ -25,7 +25,7 @@ from rerank.metrics import ndcg_at_10
 from rerank.model import Words, blocks_of, build_model
 from rerank.precision import resolve_device, resolve_dtype
 from rerank.reranker import Reranker
-from rerank.scorer import Scorer
+from rerank.scorer import Scorer, joined_priors
 
 FEATURE_SAMPLE = 512
 """Training lists from which feature means and deviations are taken: some 50,000 rows are plenty."""
@@ -160,7 +160,8 @@ class TrainingRun:
         rows = F.dropout(embedder.candidates(batch, candidates), dropout)
         states = run_context(blocks, context_rows, contexts)
         last = self.gpt2.transformer.ln_f(run_candidates(blocks, rows, candidates, states))
-        return self.gpt2.score(last).squeeze(-1)
+        found = self.gpt2.score(last).squeeze(-1)
+        return found + torch.from_numpy(joined_priors(batch)).to(found.device)
 
     def _rate(self) -> float:
         """Linear warm-up, then half a cosine to zero, over steps or over the time budget, whichever ends first."""

@@ -28,7 +28,14 @@ from retrieval.stage_one import (
     in_batches,
     sub_queries,
 )
-from retrieval.two_stage import TwoStage, batch_size, context_of, final_feature_names, final_features
+from retrieval.two_stage import (
+    TwoStage,
+    batch_size,
+    context_of,
+    final_feature_names,
+    final_features,
+    trained_vectors_of,
+)
 
 log = logging.getLogger(__name__)
 
@@ -168,6 +175,7 @@ def cross_fitted_lists(
             sources,
             recall_fusion,
             positions,
+            trained_vectors=trained_vectors_of(sources),
             per_source=config.depths.per_source,
             depth=config.depths.rerank,
             keep_seen=config.keep_seen,
@@ -197,14 +205,24 @@ def train_on_lists(
             real = candidates.rows[user] >= 0
             rows = candidates.rows[user][real]
             if target in rows:
-                features = candidates.features[user][real]
-                held.append(RerankList(stop.histories[part][user], rows, features, (rows == target).astype(np.float32)))
+                held.append(
+                    RerankList(
+                        history=stop.histories[part][user],
+                        rows=rows,
+                        features=candidates.features[user][real],
+                        scores=candidates.scores[user][real],
+                        labels=(rows == target).astype(np.float32),
+                        trained_vectors=model.trained_vectors,
+                    )
+                )
     if not lists or not held:
         return None
+    soft = config.rerank.vector_dim > 0
     rerank = replace(
         config.rerank,
-        vector_dim=catalogue.text_vectors.shape[1] if config.rerank.vector_dim else 0,
-        n_features=len(feature_names(model.sources)) if config.rerank.vector_dim else 0,
+        vector_dim=catalogue.text_vectors.shape[1] + model.trained_vectors.shape[1] if soft else 0,
+        n_features=len(feature_names(model.sources)) + 1 if soft else 0,
+        prior=config.rerank.prior and soft,
         seed=config.seed,
     )
     items = max(rerank.max_history_items, 1)

@@ -17,7 +17,7 @@ from retrieval.candidates import gather_candidates
 from retrieval.catalogue import Catalogue
 from retrieval.fusion import Fusion
 from retrieval.sources import ContentSource, Queries, Source
-from retrieval.two_stage import batch_size, context_of, rerank_input
+from retrieval.two_stage import batch_size, context_of, rerank_features, rerank_input
 
 
 @dataclass(frozen=True)
@@ -40,12 +40,18 @@ class Shown:
 
 @dataclass(frozen=True)
 class RerankList:
-    """A position with its candidates: rows int32 (n,), features float16 (n, n_features), labels float32 (n,)."""
+    """A position with its candidates: rows int32 (n,), features float16 (n, n_features), labels float32 (n,).
+
+    scores: float32 (n,), the recall scores.
+    trained_vectors: float32 (n_items, dim), the item vectors of the recall head that found them; lists share them.
+    """
 
     history: np.ndarray
     rows: np.ndarray
     features: np.ndarray
+    scores: np.ndarray
     labels: np.ndarray
+    trained_vectors: np.ndarray
 
 
 class LazyLists(Sequence[TrainingList]):
@@ -65,9 +71,10 @@ class LazyLists(Sequence[TrainingList]):
         item = self._lists[index]
         source = rerank_input(
             self._catalogue,
+            item.trained_vectors,
             item.history,
             item.rows.astype(np.int64),
-            item.features.astype(np.float32),
+            rerank_features(item.features, item.scores),
             history_items=self._history_items,
         )
         return TrainingList(input=source, labels=item.labels)
@@ -109,6 +116,7 @@ def make_lists(
     recall_fusion: Fusion,
     positions: Sequence[Position],
     *,
+    trained_vectors: np.ndarray,
     per_source: int,
     depth: int,
     keep_seen: bool,
@@ -118,6 +126,9 @@ def make_lists(
     """Lists of stage one's candidates at these positions; a position whose target stage one does not find gives none.
 
     In serving such a target cannot be reached either, and a target put in by hand would be told by its features.
+
+    Args:
+        trained_vectors: the item vectors of the sources' recall head (see `RerankList`).
     """
     lists = []
     size = batch_size(catalogue.n_items)
@@ -137,12 +148,13 @@ def make_lists(
         queries = _queries(catalogue, histories, keep_seen)
         shown = [position.shown for position in batch]
         pool = gather_candidates(sources, queries, per_source=per_source, extra=shown)
-        scores = recall_fusion.score(pool.features, context_of(histories))
+        order = recall_fusion.score(pool.features, context_of(histories))
         for user, position in enumerate(batch):
             # What was shown stays in the list however low stage one ranks it.
             forced = np.isin(pool.rows[user], position.shown) & (pool.rows[user] >= 0)
-            scores[user, forced] += 1e6
-        ranked = pool.ordered(scores, depth=depth)
+            order[user, forced] += 1e6
+        ranked = pool.ordered(order, depth=depth)
+        scores = recall_fusion.score(ranked.features, context_of(histories))
         for user, position in enumerate(batch):
             real = ranked.rows[user] >= 0
             rows = ranked.rows[user][real]
@@ -152,7 +164,9 @@ def make_lists(
                         history=position.history,
                         rows=rows.astype(np.int32),
                         features=ranked.features[user][real].astype(np.float16),
+                        scores=scores[user][real],
                         labels=(rows == position.target).astype(np.float32),
+                        trained_vectors=trained_vectors,
                     )
                 )
     return lists

@@ -11,7 +11,7 @@ from rerank import Reranker, RerankInput
 from retrieval.candidates import Candidates, feature_names, gather_candidates, standardise
 from retrieval.catalogue import Catalogue
 from retrieval.fusion import Fusion
-from retrieval.sources import PopularSource, Queries, Source
+from retrieval.sources import DenseSource, PopularSource, Queries, Source
 from retrieval.stage_one import in_batches, sub_queries
 
 BATCH_USERS = 128
@@ -84,6 +84,11 @@ class TwoStage:
         """The sources' names, by bit of `found_by`."""
         return [source.name for source in self.sources]
 
+    @property
+    def trained_vectors(self) -> np.ndarray:
+        """The recall head's item vectors: float32 (n_items, dim), length 1."""
+        return trained_vectors_of(self.sources)
+
     def rank(self, queries: Queries, *, allowed: np.ndarray | None = None) -> Ranked:
         """The final lists of these users; `allowed` (bool (n_items,)) keeps other items out from the start."""
         parts = [
@@ -130,9 +135,10 @@ class TwoStage:
         inputs = [
             rerank_input(
                 self.catalogue,
+                self.trained_vectors,
                 queries.histories[user],
                 candidates.rows[user][candidates.rows[user] >= 0],
-                candidates.features[user],
+                rerank_features(candidates.features[user], candidates.scores[user]),
                 history_items=self.reranker.config.max_history_items,
             )
             for user in users
@@ -177,19 +183,44 @@ def final_feature_names(sources: Sequence[Source], *, reranked: bool) -> list[st
     return feature_names(sources) + (["rerank_score", "rerank_rank"] if reranked else [])
 
 
-def rerank_input(
-    catalogue: Catalogue, history: np.ndarray, rows: np.ndarray, features: np.ndarray, *, history_items: int
-) -> RerankInput:
-    """One user's list as the reranker reads it: titles and text vectors, newest history first.
+def trained_vectors_of(sources: Sequence[Source]) -> np.ndarray:
+    """The item vectors of the recall head among these sources: float32 (n_items, dim), length 1."""
+    return next(source.item_vectors for source in sources if isinstance(source, DenseSource))
 
-    features: float32 (n, n_features) with n >= len(rows); the first len(rows) belong to the rows.
+
+def rerank_features(features: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """What the reranker is told of a user's candidates: (n, n_features), (n,) -> float32 (n, n_features + 1).
+
+    The recall score stands last: it is the prior that GPT-2 corrects.
+    """
+    return np.concatenate([features, scores[:, None]], axis=1, dtype=np.float32)
+
+
+def rerank_input(
+    catalogue: Catalogue,
+    trained_vectors: np.ndarray,
+    history: np.ndarray,
+    rows: np.ndarray,
+    features: np.ndarray,
+    *,
+    history_items: int,
+) -> RerankInput:
+    """One user's list as the reranker reads it: titles and vectors, newest history first.
+
+    An item's soft token holds what it says (its text vector) and who takes it (the recall head's vector of it).
+
+    features: `rerank_features`, with n >= len(rows); the first len(rows) belong to the rows.
     """
     newest = history[::-1][: max(history_items, catalogue.text_config.history_items)]
+
+    def vectors(items: np.ndarray) -> np.ndarray:
+        return np.concatenate([catalogue.text_vectors[items], trained_vectors[items]], axis=1)
+
     return RerankInput(
         context_texts=tuple(catalogue.titles[row] for row in newest),
         candidate_texts=tuple(catalogue.titles[row] for row in rows),
-        context_vectors=catalogue.text_vectors[newest],
-        candidate_vectors=catalogue.text_vectors[rows],
+        context_vectors=vectors(newest),
+        candidate_vectors=vectors(rows),
         candidate_features=features[: len(rows)],
     )
 

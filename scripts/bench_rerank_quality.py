@@ -38,7 +38,7 @@ from retrieval.fit import Fitted, fit, histories_of
 from retrieval.fusion import list_ndcg
 from retrieval.sources import Queries
 from retrieval.stage_one import in_batches, sub_queries
-from retrieval.two_stage import rerank_input
+from retrieval.two_stage import rerank_features, rerank_input
 
 Score = Callable[[Sequence[Encoded]], list[np.ndarray]]
 BATCH = 64
@@ -146,8 +146,10 @@ def gather(fitted: Fitted, reranker: Reranker, queries: Queries, targets: list[n
 
 def _input(fitted: Fitted, reranker: Reranker, batch: Queries, candidates: Candidates, user: int) -> RerankInput:
     rows, items = candidates.rows[user], reranker.config.max_history_items
+    features = rerank_features(candidates.features[user], candidates.scores[user])
+    trained = fitted.model.trained_vectors
     return rerank_input(
-        fitted.model.catalogue, batch.histories[user], rows[rows >= 0], candidates.features[user], history_items=items
+        fitted.model.catalogue, trained, batch.histories[user], rows[rows >= 0], features, history_items=items
     )
 
 

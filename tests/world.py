@@ -114,6 +114,7 @@ def tiny_values(encoder_directory: str | Path = "") -> dict[str, Any]:
             "n_positions": 128,
             "max_history_items": 10,
             "vector_dim": TEXT_DIM,
+            "prior": True,
             "epochs": 1,
             "batch_lists": 8,
             "precision": "float32",

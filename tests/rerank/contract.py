@@ -61,6 +61,8 @@ def plain_scores(reranker: Reranker, given_input: RerankInput) -> np.ndarray:
             if encoded.candidate_ids is not None:
                 parts.append(words(torch.tensor(encoded.candidate_ids[row])))
             scores[row] = gpt2(inputs_embeds=torch.cat(parts)[None]).logits.item()
+    if reranker.config.prior and given_input.candidate_features is not None:
+        scores += given_input.candidate_features[:, -1]
     return scores
 
 

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from rerank import RerankConfig, Reranker, RerankInput
-from rerank.model import SoftTokens
+from rerank.model import SoftTokens, build_model
 from tests.rerank.contract import RerankerContract, plain_scores
 from tests.tiny import WORDS, tiny_gpt2, tiny_tokenizer
 
+PRIOR = {"prior": True}
 WORDS_ONLY = {"history_tokens": 40, "candidate_tokens": 20}
 SOFT_ONLY = {"vector_dim": 8, "n_features": 3, "max_history_items": 5}
 BFLOAT16 = 0.06
@@ -51,6 +52,11 @@ class TestSoftTokens(RerankerContract):
 class TestWordsAndSoftTokens(RerankerContract):
     def make(self) -> Reranker:
         return reranker(**SOFT_ONLY, **WORDS_ONLY)
+
+
+class TestSoftTokensWithPrior(RerankerContract):
+    def make(self) -> Reranker:
+        return reranker(**SOFT_ONLY, **PRIOR)
 
 
 class TestSoftTokensWithHistoryWords(RerankerContract):
@@ -161,3 +167,34 @@ def test_automatic_precision_follows_the_hardware() -> None:
 
     expected = torch.bfloat16 if has_bfloat16(torch.device("cpu")) else torch.float32
     assert reranker(precision="auto", **WORDS_ONLY).scorer.dtype == expected
+
+
+def with_prior(prior: np.ndarray) -> RerankInput:
+    rng = np.random.default_rng(1)
+    features = np.concatenate([rng.normal(size=(len(prior), 2)), prior[:, None]], axis=1)
+    return RerankInput(candidate_vectors=rng.normal(size=(len(prior), 8)), candidate_features=features)
+
+
+def test_the_last_feature_is_added_to_the_score() -> None:
+    given = with_prior(np.array([3.0, -2.0, 0.5, 100.0]))
+    added, plain = reranker(**SOFT_ONLY, **PRIOR).score(given), reranker(**SOFT_ONLY).score(given)
+    np.testing.assert_allclose(added - plain, [3.0, -2.0, 0.5, 100.0], atol=1e-4)
+    many = reranker(**SOFT_ONLY, **PRIOR).score_many([given, with_prior(np.array([1.0])), given])
+    np.testing.assert_allclose(many[0], added, atol=1e-5)
+    np.testing.assert_allclose(many[2], added, atol=1e-5)
+
+
+def test_a_fresh_reranker_with_a_prior_keeps_its_order() -> None:
+    config = RerankConfig(
+        n_layer=1, n_embd=16, n_head=2, n_positions=32, max_history_items=4, vector_dim=8, n_features=3, prior=True
+    )
+    gpt2, tokenizer, soft = build_model(config)
+    prior = np.linspace(2, -2, 9)
+    scores = Reranker(gpt2, tokenizer, soft, config, precision="float32", device="cpu").score(with_prior(prior))
+    assert np.argsort(-scores).tolist() == list(range(9))
+
+
+def test_a_prior_without_features_is_refused() -> None:
+    config = RerankConfig(n_layer=1, n_embd=16, n_head=2, vector_dim=8, prior=True)
+    with pytest.raises(ValueError, match="prior: expected the score of the stage before as the last feature"):
+        Reranker(tiny_gpt2(), None, None, config, device="cpu")

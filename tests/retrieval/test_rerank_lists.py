@@ -43,7 +43,8 @@ def fusion() -> Fusion:
 
 
 def lists_of(catalogue, sources, fusion, positions, **options) -> list[RerankList]:
-    options = {"per_source": 3, "depth": 5, "keep_seen": False, **options}
+    trained = np.eye(catalogue.n_items, 4, dtype=np.float32)
+    options = {"per_source": 3, "depth": 5, "keep_seen": False, "trained_vectors": trained, **options}
     return make_lists(catalogue, sources, fusion, positions, **options)
 
 
@@ -125,8 +126,11 @@ def test_a_list_becomes_titles_and_vectors_when_it_is_read(catalogue, sources, f
     assert len(lazy) == 2
     assert first.input.context_texts == (catalogue.titles[1], catalogue.titles[0])  # newest first
     assert first.input.candidate_texts[0] == catalogue.titles[2]
-    np.testing.assert_array_equal(first.input.context_vectors, catalogue.text_vectors[[1, 0]])
-    np.testing.assert_array_equal(first.input.candidate_vectors, catalogue.text_vectors[made[0].rows])
+    trained = np.eye(catalogue.n_items, 4, dtype=np.float32)
+    both = np.concatenate([catalogue.text_vectors, trained], axis=1)
+    np.testing.assert_array_equal(first.input.context_vectors, both[[1, 0]])
+    np.testing.assert_array_equal(first.input.candidate_vectors, both[made[0].rows])
+    np.testing.assert_array_equal(first.input.candidate_features[:, -1], made[0].scores)
     np.testing.assert_array_equal(first.labels, made[0].labels)
     rest = lazy[1:]
     assert isinstance(rest, LazyLists)
@@ -142,3 +146,9 @@ def test_features_of_a_list_are_those_of_serving(catalogue, sources, fusion):
     place = {int(row): n for n, row in enumerate(pool.rows[0])}
     expected = pool.features[0, [place[int(row)] for row in found.rows]]
     np.testing.assert_allclose(found.features.astype(np.float32), expected, atol=4e-3)  # kept in float16
+    np.testing.assert_allclose(found.scores, fusion.score(expected[None], np.log1p([2]))[0], atol=1e-5)
+
+
+def test_what_was_shown_has_its_own_score_not_the_one_that_keeps_it_in_the_list(catalogue, sources, fusion):
+    (found,) = lists_of(catalogue, sources, fusion, [Position(rows(0), 1, rows(33, 34))], depth=3)
+    assert np.abs(found.scores).max() < 20
