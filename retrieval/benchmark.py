@@ -100,7 +100,7 @@ def repeats_matter(interactions: Interactions, split: str) -> bool:
 
 
 def benchmark(data: DataSet, config: Config, options: Options, say: Say = lambda message: None) -> dict[str, Any]:
-    """All runs of one data set, and their line.
+    """All runs of one data set, and their line: see the README for its keys.
 
     Raises:
         ValueError: see `retrieval.evaluate.make_trial` and `retrieval.fit.fit`.
@@ -132,7 +132,7 @@ def benchmark(data: DataSet, config: Config, options: Options, say: Say = lambda
     line = {"dataset": data.name, "split": options.split, **line_of(trial, runs, seed=config.seed)}
     if cold is not None and "cold" in cold:
         line["cold"] = {"share": options.cold_share, **cold_figures(cold)}
-    line["yardsticks"] = {name: {k: v for k, v in facts.items() if k != "key"} for name, (_, facts) in made.items()}
+    line["yardsticks"] = {name: facts for name, (_, facts) in made.items()}
     line["seconds"]["benchmark"] = time.monotonic() - started
     return line
 

@@ -11,9 +11,10 @@ from retrieval.evaluate import Trial
 from retrieval.metrics import per_user_metrics
 from retrieval.seeds import over_seeds
 from retrieval.stage_figures import Rankings, compare
+from retrieval.yardsticks import NAMES
 
-# Tandem's own stages; everything else that is ranked is a baseline.
-LEARNED = ("dense", "recall", "fusion", "final")
+# What others would use instead; sources that came with Tandem are none of them.
+BASELINES = ("popularity", "neighbours", "ease", "lexical", "content", "repeat", *NAMES)
 _KEYS = {"ndcg10": "ndcg@10", "recall100": "recall@100"}
 
 
@@ -44,6 +45,7 @@ def line_of(trial: Trial, runs: Sequence[tuple[Rankings, Mapping[str, Any]]], *,
         "recall100": recall100,
         **_against_baselines(ndcg10, recall100),
         "final_vs": compare(per_user, seed=seed),
+        "fusion_vs": compare({s: f for s, f in per_user.items() if s != "final"}, seed=seed, chosen="fusion"),
         "oracle": float(np.mean([figures["oracle"]["ndcg@10"] for _, figures in runs])),
         "segments": first["segments"],
         "seeds": {"n": seeds["n"], **{key: _spread_of(seeds["stages"], metric) for key, metric in _KEYS.items()}},
@@ -65,7 +67,7 @@ def cold_figures(figures: Mapping[str, Any]) -> dict[str, Any]:
 
 def _against_baselines(ndcg10: Mapping[str, float], recall100: Mapping[str, float]) -> dict[str, Any]:
     """The best baseline, and by which factors the final list beats it and the candidates beat EASE's first 100."""
-    baselines = {stage: value for stage, value in ndcg10.items() if stage not in LEARNED}
+    baselines = {stage: value for stage, value in ndcg10.items() if stage in BASELINES}
     best = max(baselines, key=lambda stage: baselines[stage])
     ease = max(recall100.get("ease", 0.0), recall100.get("ease_tuned", 0.0))
     return {

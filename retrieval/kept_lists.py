@@ -34,6 +34,7 @@ def kept_or_made(
     found = read_lists(path)
     if found is not None:
         say(f"lists kept in {path.name}")
+        found[1].pop("key")
         return found
     rankings, facts = make()
     write_lists(path, rankings, {**facts, "key": key})
@@ -65,5 +66,5 @@ def read_lists(path: Path) -> tuple[Rankings, dict[str, Any]] | None:
             for name in arrays.files
             if name.startswith("stage_")
         }
-        rankings = Rankings(ranked, arrays["candidate_recall"], facts["seconds_of_stages"])
+        rankings = Rankings(ranked, arrays["candidate_recall"], facts.pop("seconds_of_stages"))
     return rankings, facts

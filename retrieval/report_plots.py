@@ -63,9 +63,9 @@ def plot_evaluation(view: EvaluationView) -> dict[str, bytes]:
     pictures = {}
     for title, (draw, n_rows) in _wanted(view).items():
         with style.context(STYLE):
-            figure = Figure(figsize=(5.8, _height(n_rows)), layout="constrained")
+            figure = Figure(figsize=(5.8, height_of(n_rows)), layout="constrained")
             _draw_titled(figure.add_subplot(), title, draw, view)
-            pictures[title] = _png(figure)
+            pictures[title] = to_png(figure)
     return pictures
 
 
@@ -82,7 +82,7 @@ def plot_overview(view: EvaluationView) -> bytes:
             _draw_titled(panel, title, draw, view)
         for panel in panels[len(wanted) :]:
             panel.set_axis_off()
-        return _png(figure)
+        return to_png(figure)
 
 
 def colour_of(stage: str, stages: Mapping[str, object]) -> str:
@@ -120,7 +120,7 @@ def _draw_titled(panel: Axes, title: str, draw: Draw, view: EvaluationView) -> N
 def _draw_ndcg(panel: Axes, view: EvaluationView) -> None:
     values = {stage: figures["ndcg@10"] for stage, figures in view.stages.items() if "ndcg@10" in figures}
     colours = [colour_of(stage, view.stages) for stage in values]
-    _bars(panel, values, colours, "{:.4f}", bold=FINAL)
+    draw_bars(panel, values, colours, "{:.4f}", bold=FINAL)
 
 
 def _draw_recall(panel: Axes, view: EvaluationView) -> None:
@@ -198,15 +198,15 @@ def _draw_intervals(panel: Axes, view: EvaluationView) -> None:
 
 
 def _draw_fusion(panel: Axes, view: EvaluationView) -> None:
-    _bars(panel, view.fusion, [COLOURS["recall"]] * len(view.fusion), "{:+.4f}")
+    draw_bars(panel, view.fusion, [COLOURS["recall"]] * len(view.fusion), "{:+.4f}")
     panel.set_xlabel(view.fusion_unit)
 
 
 def _draw_seconds(panel: Axes, view: EvaluationView) -> None:
-    _bars(panel, view.seconds, [OTHER[0]] * len(view.seconds), "{:,.1f} s")
+    draw_bars(panel, view.seconds, [OTHER[0]] * len(view.seconds), "{:,.1f} s")
 
 
-def _bars(panel: Axes, values: dict[str, float], colours: list[str], form: str, *, bold: str = "") -> None:
+def draw_bars(panel: Axes, values: dict[str, float], colours: list[str], form: str, *, bold: str = "") -> None:
     """Horizontal bars from the top down, each with its number at its end."""
     names = list(values)
     panel.barh(range(len(names)), list(values.values()), height=0.62, color=colours)
@@ -248,12 +248,13 @@ def _spread(heights: Mapping[str, float], *, gap: float) -> dict[str, float]:
     return placed
 
 
-def _height(n_rows: int) -> float:
+def height_of(n_rows: int) -> float:
     """Inches for a picture with so many rows."""
     return 1.25 + 0.34 * max(n_rows, 3)
 
 
-def _png(figure: Figure) -> bytes:
+def to_png(figure: Figure) -> bytes:
+    """The figure as the bytes of a PNG that depend on nothing but what is drawn."""
     body = io.BytesIO()
     figure.savefig(body, format="png", dpi=DOTS_PER_INCH, facecolor="white", metadata={"Software": None})
     return body.getvalue()

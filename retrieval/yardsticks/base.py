@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -129,6 +129,17 @@ def validation_ndcg(scorer: Scorer, task: Task) -> float:
             mask_rows(scores, histories)
         figures.append(ndcg_at_10(scores, task.validation.targets[part]))
     return float(np.concatenate(figures).mean())
+
+
+def sample_validation(task: Task, n_users: int) -> Task:
+    """The same task with at most n_users of its validation users, at random (seeded)."""
+    n_all = len(task.validation.targets)
+    if n_all <= n_users:
+        return task
+    chosen = np.sort(np.random.default_rng(task.seed).choice(n_all, n_users, replace=False))
+    histories = [task.validation.histories[place] for place in chosen]
+    fewer = replace(task.validation, histories=histories, targets=task.validation.targets[chosen])
+    return replace(task, validation=fewer, validation_users=task.validation_users[chosen])
 
 
 def ndcg_at_10(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:

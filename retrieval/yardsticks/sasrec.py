@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from retrieval.encoder.steps import windows
 from retrieval.encoder.text_encoder import resolve_device
-from retrieval.yardsticks.base import Scorer, Task, Tuned, validation_ndcg
+from retrieval.yardsticks.base import Scorer, Task, Tuned, sample_validation, validation_ndcg
 
 FULL_SOFTMAX_ITEMS = 6_000
 SAMPLED_ITEMS = 2_048
@@ -25,6 +25,7 @@ SHORT, LONG = 50, 100  # items that are read: SHORT where nine users in ten have
 # Width and dropout tried in turn; many interactions on a CPU get the first only.
 GRID = ((64, 0.2), (64, 0.5), (128, 0.5))
 MANY_INTERACTIONS = 200_000
+STOPPING_USERS = 2_000  # validation users that say when to stop; all of them choose among the configurations
 _MAX_WINDOWS = 100  # of one history
 
 
@@ -132,6 +133,7 @@ def train_sasrec(
     batches = _endless_batches(pieces, rng)
     n_positions = sum(len(piece) - 1 for piece in pieces)
     steps = max(1, min(n_positions, config.round_positions) // BATCH_POSITIONS)
+    stop = None if task is None else sample_validation(task, STOPPING_USERS)
     best_figure, best_round, best_state = -1.0, 0, {}
     started = time.monotonic()
     for number in range(1, (rounds or config.max_rounds) + 1):
@@ -140,9 +142,9 @@ def train_sasrec(
             optimiser.zero_grad(set_to_none=True)
             _loss(model, next(batches), rng).backward()
             optimiser.step()
-        if task is None:
+        if stop is None:
             continue
-        figure = validation_ndcg(_scorer(model), task)
+        figure = validation_ndcg(_scorer(model), stop)
         if figure > best_figure:
             best_figure, best_round = figure, number
             best_state = {name: value.clone() for name, value in model.state_dict().items()}
@@ -151,7 +153,7 @@ def train_sasrec(
     if task is not None:
         model.load_state_dict(best_state)
     torch.set_rng_state(outside)
-    return model.eval(), best_round or (rounds or 0), max(0.0, best_figure)
+    return model.eval(), best_round or (rounds or 0), 0.0 if task is None else validation_ndcg(_scorer(model), task)
 
 
 def _endless_batches(pieces: list[np.ndarray], rng: np.random.Generator):

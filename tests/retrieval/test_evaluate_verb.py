@@ -1,0 +1,46 @@
+"""`tandem evaluate` with cold items, seeds, segments and a budget."""
+
+from __future__ import annotations
+
+import json
+
+import pandas as pd
+
+from retrieval.cli import main
+from tests import world
+
+QUICK = ["--set", "use_reranker=false", "--set", "head_training.max_passes=1", "--quiet"]
+
+
+def test_cold_items_seeds_and_segments_reach_the_evaluation(tmp_path, capsys):
+    files = world.write_files(tmp_path)
+    users = pd.DataFrame({"user_id": [world.user_id("toy", number) for number in range(24)], "segment": "toy fans"})
+    users.to_csv(tmp_path / "users.csv", index=False)
+    arguments = [
+        "evaluate", "--items", files.items, "--interactions", files.interactions, "--config", files.config,
+        "--cold-items", 0.2, "--seeds", 2, "--users", tmp_path / "users.csv", "--json", tmp_path / "found.json",
+    ]  # fmt: skip
+    assert main([str(argument) for argument in [*arguments, *QUICK]]) == 0
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert found["cold_items"]["n_items"] == 10  # of 48 items that anybody took
+    assert found["seeds"]["n"] == 2
+    assert found["seeds"]["stages"]["ease"]["ndcg@10"]["deviation"] == 0  # the same items are cold for every seed
+    assert found["segments"]["segment"]["toy fans"]["n_users"] == 24
+    printed = capsys.readouterr().out
+    assert "by segment of the user" in printed
+    assert "Deviation over the seeds" in printed
+
+
+def test_an_impossible_share_of_cold_items_is_bad_input(tmp_path, capsys):
+    files = world.write_files(tmp_path)
+    arguments = ["--items", files.items, "--interactions", files.interactions, "--config", files.config]
+    assert main([str(a) for a in ["evaluate", *arguments, "--cold-items", 1.5, *QUICK]]) == 2
+    assert "expected a share between 0 and 1, got 1.5" in capsys.readouterr().err
+
+
+def test_a_budget_fits_a_bundle(tmp_path, capsys):
+    files = world.write_files(tmp_path)
+    arguments = ["--items", files.items, "--interactions", files.interactions, "--config", files.config]
+    code = main([str(a) for a in ["fit", *arguments, "--out", tmp_path / "bundle", "--budget", 0.1, *QUICK]])
+    assert code == 0
+    assert (tmp_path / "bundle" / "CURRENT").exists()
