@@ -25,8 +25,10 @@ from retrieval.evaluate import Trial, figures_of, make_split, make_trial, rank_t
 from retrieval.fit import histories_of
 from retrieval.fit_steps import load_encoder
 from retrieval.kept_lists import Made, kept_or_made
+from retrieval.metrics import per_user_metrics
 from retrieval.stage_figures import Rankings
 from retrieval.yardsticks import fitter, make_task, measure_yardstick
+from retrieval.yardsticks.sasrec import PUBLISHED
 
 Say = Callable[[str], None]
 Encoder = Callable[[], TextEncoder]
@@ -201,6 +203,17 @@ def run_yardstick(
         **({"encoder": config.encoder.name, "text": config.to_dict()["text"]} if name == "neighbours_tuned" else {}),
     }
     return kept_or_made(_folder(data, options), f"{options.split}-{name}", key, make, told)
+
+
+def check_sasrec(data: DataSet, config: Config, options: Options, say: Say = lambda message: None) -> dict[str, Any]:
+    """SASRec alone under the protocol of the papers, beside the figure published on this data where one is known."""
+    trial = _trial(data, config, options, cold_share=0.0)
+    rankings, facts = run_yardstick(
+        "sasrec_as_published", data, trial, config, options, lambda: load_encoder(config), say
+    )
+    figures = per_user_metrics(rankings.ranked["sasrec_as_published"], trial.targets)
+    found = {name: float(values.mean()) for name, values in figures.items()}
+    return {"dataset": data.name, "check": "sasrec", "found": found, "published": PUBLISHED.get(data.name), **facts}
 
 
 def _folder(data: DataSet, options: Options) -> Path | None:

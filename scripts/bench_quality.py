@@ -39,6 +39,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, help="keep lists and lines here, and reuse what is there")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="also write tables into this file")
     parser.add_argument("--plot", type=Path, metavar="FILE.png", help="also draw NDCG@10 by stage into this file")
+    parser.add_argument("--check-sasrec", action="store_true", help="only SASRec, as papers train it, and their figure")
     parser.add_argument("--quiet", action="store_true")
     chosen = parser.parse_args(argv)
     if chosen.seeds < 1:
@@ -62,7 +63,7 @@ def yardsticks_but(left_out: list[str] | None) -> tuple[str, ...]:
 def _run(argv: list[str] | None) -> int:
     """Measure every data set given, one line each; those that cannot be measured have a line that says why."""
     chosen = parse(argv)
-    from retrieval.benchmark import Options, benchmark, read_folder
+    from retrieval.benchmark import Options, benchmark, check_sasrec, read_folder
     from retrieval.cli_tables import chosen_config, teller
     from retrieval.report_benchmark import plot_benchmark, render_markdown
 
@@ -78,6 +79,10 @@ def _run(argv: list[str] | None) -> int:
         yardsticks=yardsticks_but(chosen.no_yardsticks),
         out=chosen.out,
     )
+    if chosen.check_sasrec:
+        for folder in chosen.data:
+            print(json.dumps(check_sasrec(read_folder(folder), config, options, say), default=float), flush=True)
+        return 0
     lines: list[dict[str, Any]] = []
     for folder in chosen.data:
         try:
