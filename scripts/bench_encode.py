@@ -95,9 +95,9 @@ def run(ways: dict[str, Way], texts: Sequence[str], repeats: int) -> None:
 
 def figures(way: Way, baseline: Way) -> dict[str, Any]:
     """What is told of one way; speed-ups are ratios of medians."""
-    expected = baseline.vectors / np.linalg.norm(baseline.vectors, axis=1, keepdims=True)
-    found = way.vectors / np.linalg.norm(way.vectors, axis=1, keepdims=True)
-    cosines = (expected.astype(np.float64) * found).sum(axis=1)
+    expected, found = (one.vectors.astype(np.float64) for one in (baseline, way))
+    expected, found = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (expected, found))
+    cosines = (expected * found).sum(axis=1)
     wall_s, cpu_s = float(np.median(way.wall_s)), float(np.median(way.cpu_s))
     return {
         "texts_per_s": round(len(found) / wall_s, 1),
