@@ -56,7 +56,7 @@ class SASRecConfig:
     max_rounds: int = 100
     round_positions: int = 200_000
     patience: int = 6
-    max_seconds: float = 1_200.0
+    max_seconds: float = 900.0
 
 
 class SASRec(nn.Module):
