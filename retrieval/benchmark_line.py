@@ -56,11 +56,12 @@ def line_of(trial: Trial, runs: Sequence[tuple[Rankings, Mapping[str, Any]]], *,
 
 
 def cold_figures(figures: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run with cold items says of them, and in `warm_ndcg10` of the others."""
+    """What a run with cold items says of them, in `warm_ndcg10` of the others, and of users by length of history."""
     cold = figures["cold"]
     return {
         "n_users": cold["n_users"],
         **{key: {stage: found[m] for stage, found in cold["stages"].items()} for key, m in _KEYS.items()},
+        "history": figures["segments"]["history"],
         "warm_ndcg10": {stage: found["ndcg@10"] for stage, found in figures["warm"]["stages"].items()},
     }
 
