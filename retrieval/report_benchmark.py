@@ -95,7 +95,7 @@ def _figure(line: Line, key: str, stage: str) -> str:
     if stage not in line[key]:
         return DASH
     spread = line.get("seeds", {}).get(key, {}).get(stage) if line.get("seeds", {}).get("n", 1) > 1 else None
-    return f"{line[key][stage]:.4f}" + (f" ± {spread['deviation']:.4f}" if spread else "")
+    return f"{line[key][stage]:.4f}" + (f" ± {spread['deviation']:.4f}" if spread and spread["deviation"] else "")
 
 
 def _cold_figure(cold: Mapping[str, Any], stage: str) -> str:
