@@ -55,6 +55,7 @@ def make_catalogue(
     text_config: TextConfig,
     family: str = "auto",
     seed: int = 0,
+    device: str = "auto",
     progress: bool = False,
 ) -> Catalogue:
     """Write the texts, embed them (from the encoder's cache where it knows them) and index the vectors.
@@ -64,7 +65,7 @@ def make_catalogue(
     """
     texts, titles = render_items(items, text_config)
     vectors = encoder.encode(texts, progress="embed items" if progress else None)
-    index = build_index(vectors, family=family, seed=seed)
+    index = build_index(vectors, family=family, seed=seed, device=device)
     return Catalogue(items, texts, titles, vectors, index, encoder, text_config)
 
 

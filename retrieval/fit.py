@@ -151,7 +151,13 @@ def fit(
     )
     with clock.step("embed", f"embed {len(items):,} items"):
         catalogue = make_catalogue(
-            items, encoder, text_config=config.text, family=config.index.family, seed=config.seed, progress=progress
+            items,
+            encoder,
+            text_config=config.text,
+            family=config.index.family,
+            seed=config.seed,
+            device=config.device,
+            progress=progress,
         )
     draft, settings, head = _fit_recall(catalogue, base, validation, config, settings, clock, progress)
     stop, rest = split_validation(validation, share=config.lists.stop_share, seed=config.seed)

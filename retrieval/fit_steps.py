@@ -18,7 +18,7 @@ from retrieval.encoder.cache import VectorCache
 from retrieval.encoder.text_encoder import TextEncoder
 from retrieval.encoder.train import TrainedHead
 from retrieval.fusion import Fusion, FusionLists, fit_fusion
-from retrieval.rerank_lists import LazyLists, RerankList, Shown, choose_positions, make_lists
+from retrieval.rerank_lists import LazyLists, RerankList, Shown, choose_positions, list_of, make_lists
 from retrieval.sources import Queries, Source
 from retrieval.stage_one import (
     SourceSettings,
@@ -46,7 +46,12 @@ def load_encoder(config: Config) -> TextEncoder:
     """The configured text encoder, with its cache."""
     cache = Path(config.encoder.cache) if config.encoder.cache else None
     encoder = TextEncoder.load(
-        config.encoder.name, device=config.device, precision=config.encoder.precision, cache_directory=cache
+        config.encoder.name,
+        device=config.device,
+        precision=config.encoder.precision,
+        backend=config.encoder.backend,
+        workers=config.encoder.workers,
+        cache_directory=cache,
     )
     # A fit reads the same validation histories several times.
     if encoder.cache is None:
@@ -92,6 +97,7 @@ def sources_on(
         keep_seen=config.keep_seen,
         family=config.index.family,
         seed=config.seed,
+        device=config.device,
     )
 
 
@@ -202,19 +208,8 @@ def train_on_lists(
     for part in in_batches(len(queries), batch_size(model.catalogue.n_items)):
         candidates = model.recall(sub_queries(queries, part))
         for user, target in enumerate(stop.targets[part]):
-            real = candidates.rows[user] >= 0
-            rows = candidates.rows[user][real]
-            if target in rows:
-                held.append(
-                    RerankList(
-                        history=stop.histories[part][user],
-                        rows=rows,
-                        features=candidates.features[user][real],
-                        scores=candidates.scores[user][real],
-                        labels=(rows == target).astype(np.float32),
-                        trained_vectors=model.trained_vectors,
-                    )
-                )
+            if target in candidates.rows[user]:
+                held.append(list_of(candidates, user, stop.histories[part][user], target, model.trained_vectors))
     if not lists or not held:
         return None
     soft = config.rerank.vector_dim > 0

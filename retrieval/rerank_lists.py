@@ -7,13 +7,13 @@ features are as honest as they will be when serving; and every position lies bef
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from tqdm.auto import tqdm
 
 from rerank import TrainingList
-from retrieval.candidates import gather_candidates
+from retrieval.candidates import Candidates, gather_candidates
 from retrieval.catalogue import Catalogue
 from retrieval.fusion import Fusion
 from retrieval.sources import ContentSource, Queries, Source
@@ -154,22 +154,27 @@ def make_lists(
             forced = np.isin(pool.rows[user], position.shown) & (pool.rows[user] >= 0)
             order[user, forced] += 1e6
         ranked = pool.ordered(order, depth=depth)
-        scores = recall_fusion.score(ranked.features, context_of(histories))
+        ranked = replace(ranked, scores=recall_fusion.score(ranked.features, context_of(histories)))
         for user, position in enumerate(batch):
-            real = ranked.rows[user] >= 0
-            rows = ranked.rows[user][real]
-            if position.target in rows:
-                lists.append(
-                    RerankList(
-                        history=position.history,
-                        rows=rows.astype(np.int32),
-                        features=ranked.features[user][real].astype(np.float16),
-                        scores=scores[user][real],
-                        labels=(rows == position.target).astype(np.float32),
-                        trained_vectors=trained_vectors,
-                    )
-                )
+            if position.target in ranked.rows[user]:
+                lists.append(list_of(ranked, user, position.history, position.target, trained_vectors))
     return lists
+
+
+def list_of(
+    candidates: Candidates, user: int, history: np.ndarray, target: int, trained_vectors: np.ndarray
+) -> RerankList:
+    """One user's candidates as a list in which the target alone is wanted."""
+    real = candidates.rows[user] >= 0
+    rows = candidates.rows[user][real]
+    return RerankList(
+        history=history,
+        rows=rows.astype(np.int32),
+        features=candidates.features[user][real].astype(np.float16),
+        scores=candidates.scores[user][real],
+        labels=(rows == target).astype(np.float32),
+        trained_vectors=trained_vectors,
+    )
 
 
 def _found(

@@ -124,6 +124,7 @@ def fit_sources(
     keep_seen: bool,
     family: str = "auto",
     seed: int = 0,
+    device: str = "auto",
 ) -> tuple[Source, ...]:
     """All sources, fitted on these histories. `repeat` is among them only where seen items may come again."""
     n_items = catalogue.n_items
@@ -137,7 +138,7 @@ def fit_sources(
     ease = ease_matrix(histories, n_items, regularisation=settings.ease_regularisation)
     transitions = transitions_of(followers(histories, n_items), count_items(histories, n_items), settings)
     sources: list[Source] = [
-        DenseSource(head, build_index(vectors, family=family, seed=seed), vectors),
+        DenseSource(head, build_index(vectors, family=family, seed=seed, device=device), vectors),
         ItemItemSource(
             "neighbours", neighbours, decay=settings.neighbours_decay, text_weight=settings.neighbours_content
         ),
