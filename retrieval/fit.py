@@ -17,13 +17,14 @@ from pathlib import Path
 import numpy as np
 
 from rerank import Reranker
-from retrieval.catalogue import Catalogue, make_catalogue, render_items
+from retrieval.catalogue import Catalogue, render_items
 from retrieval.config import Config
 from retrieval.data import Interactions, Items
 from retrieval.encoder.finetune import FinetuneReport, finetune_encoder, wants_finetuning
 from retrieval.encoder.text_encoder import TextEncoder
 from retrieval.encoder.train import TrainedHead
 from retrieval.fit_steps import (
+    catalogue_of,
     cross_fitted_lists,
     fit_final_fusions,
     fit_recall_fusion,
@@ -150,15 +151,7 @@ def fit(
         encoder or load_encoder(config), items, base, validation, config, clock, progress, checkpoints
     )
     with clock.step("embed", f"embed {len(items):,} items"):
-        catalogue = make_catalogue(
-            items,
-            encoder,
-            text_config=config.text,
-            family=config.index.family,
-            seed=config.seed,
-            device=config.device,
-            progress=progress,
-        )
+        catalogue = catalogue_of(items, encoder, config, progress=progress)
     draft, settings, head = _fit_recall(catalogue, base, validation, config, settings, clock, progress)
     stop, rest = split_validation(validation, share=config.lists.stop_share, seed=config.seed)
     if config.use_reranker:

@@ -12,8 +12,9 @@ import numpy as np
 
 from rerank import Reranker, train_reranker
 from retrieval.candidates import feature_names, gather_candidates
-from retrieval.catalogue import Catalogue
+from retrieval.catalogue import Catalogue, make_catalogue
 from retrieval.config import Config
+from retrieval.data import Items
 from retrieval.encoder.cache import VectorCache
 from retrieval.encoder.text_encoder import TextEncoder
 from retrieval.encoder.train import TrainedHead
@@ -57,6 +58,19 @@ def load_encoder(config: Config) -> TextEncoder:
     if encoder.cache is None:
         encoder.cache = VectorCache(None, dim=encoder.dim)
     return encoder
+
+
+def catalogue_of(items: Items, encoder: TextEncoder, config: Config, *, progress: bool = False) -> Catalogue:
+    """The items' texts, vectors and index, as the configuration says."""
+    return make_catalogue(
+        items,
+        encoder,
+        text_config=config.text,
+        family=config.index.family,
+        seed=config.seed,
+        device=config.device,
+        progress=progress,
+    )
 
 
 def train_recall_head(
