@@ -1,7 +1,8 @@
 """Stage one: the union of what the sources find, with a score from every source for every candidate.
 
 A candidate's features are, per source, how far its score lies above the user's average candidate (in deviations) and
-its rank among the candidates on a log scale: both mean the same for every user and every fit of a source.
+its rank among the candidates on a log scale: both mean the same for every user and every fit of a source. An item that
+nobody took has features of its own besides, as most sources can say nothing of it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from retrieval.sources.base import Queries, Source
+from retrieval.sources.popular import PopularSource
+
+READING = ("dense", "content", "lexical")
+"""Sources that can say something of an item nobody took."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +47,11 @@ class Candidates:
 
 
 def feature_names(sources: Sequence[Source]) -> list[str]:
-    """The names of the feature columns, two per source."""
-    return [f"{source.name}_{kind}" for kind in ("score", "rank") for source in sources]
+    """The names of the feature columns: two per source, and what is told of new items."""
+    names = [f"{source.name}_{kind}" for kind in ("score", "rank") for source in sources]
+    if not any(isinstance(source, PopularSource) for source in sources):
+        return names
+    return [*names, "new_item", *(f"new_{source.name}" for source in sources if source.name in READING)]
 
 
 def gather_candidates(
@@ -78,9 +86,23 @@ def gather_candidates(
         for user in range(len(queries)):
             found_by[user] |= (np.isin(rows[user], top[user]) & (rows[user] >= 0)).astype(np.uint32) << np.uint32(bit)
     raw = np.stack([scan.at(rows) for scan in scans], axis=2) if scans else np.empty((*rows.shape, 0), dtype=np.float32)
+    features = standardise(raw, rows)
     return Candidates(
-        rows=rows, features=standardise(raw, rows), scores=np.zeros(rows.shape, np.float32), found_by=found_by
+        rows=rows,
+        features=np.concatenate([features, _new_features(sources, rows, features)], axis=2),
+        scores=np.zeros(rows.shape, np.float32),
+        found_by=found_by,
     )
+
+
+def _new_features(sources: Sequence[Source], rows: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Whether nobody took an item, and if so the scores of the sources that read texts: (n_users, depth, n)."""
+    popular = next((source for source in sources if isinstance(source, PopularSource)), None)
+    if popular is None:
+        return np.empty((*rows.shape, 0), dtype=np.float32)
+    new = (popular.untaken[np.maximum(rows, 0)] & (rows >= 0)).astype(np.float32)
+    told = [new * scores[:, :, place] for place, source in enumerate(sources) if source.name in READING]
+    return np.stack([new, *told], axis=2)
 
 
 def standardise(raw: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -56,6 +56,8 @@ class ListsConfig:
     stop_share: the share of them that only stops the reranker's training; the fusion is fitted on the others.
     folds: parts of the users; the sources behind a part's lists never saw its users.
     per_user, max_lists: positions per user, and lists in all, at the most.
+    new_items: the share of items that the lists (and a part of the validation) treat as if nobody had taken them, so
+    that new items are judged by what is known of them; 0 for a catalogue that never changes.
     """
 
     validation_users: int = 10_000
@@ -63,12 +65,15 @@ class ListsConfig:
     folds: int = 2
     per_user: int = 5
     max_lists: int = 16_000
+    new_items: float = 0.1
 
     def __post_init__(self) -> None:
         if self.folds < 2:
             raise ValueError(f"folds: expected 2 or more, got {self.folds}")
         if not 0 < self.stop_share < 1:
             raise ValueError(f"stop_share: expected a number between 0 and 1, got {self.stop_share}")
+        if not 0 <= self.new_items < 1:
+            raise ValueError(f"new_items: expected a share from 0 to below 1, got {self.new_items}")
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,9 @@ from retrieval.fit_steps import (
     sources_on,
     train_on_lists,
     train_recall_head,
+    world_with_new_items,
 )
+from retrieval.new_items import World
 from retrieval.rerank_lists import Shown
 from retrieval.source_choice import choose_settings
 from retrieval.stage_one import SourceSettings, Validation
@@ -152,7 +154,7 @@ def fit(
     )
     with clock.step("embed", f"embed {len(items):,} items"):
         catalogue = catalogue_of(items, encoder, config, progress=progress)
-    draft, settings, head = _fit_recall(catalogue, base, validation, config, settings, clock, progress)
+    draft, worlds, settings, head = _fit_recall(catalogue, base, validation, config, settings, clock, progress)
     stop, rest = split_validation(validation, share=config.lists.stop_share, seed=config.seed)
     if config.use_reranker:
         shown = shown_of(interactions)
@@ -160,7 +162,8 @@ def fit(
     else:
         reranker = None
     with clock.step("fusion", "fit the final fusion on validation"):
-        plain_fusion, final_fusion = fit_final_fusions(replace(draft, reranker=reranker), rest, config)
+        worlds = [World(draft.sources, rest), *worlds]
+        plain_fusion, final_fusion = fit_final_fusions(replace(draft, reranker=reranker), worlds, config)
     with clock.step("refit", "fit head and sources again on all interactions"):
         label = "recall head" if progress else None
         head_again = train_recall_head(catalogue, histories, config, passes=head.passes, progress=label)
@@ -221,8 +224,11 @@ def _fit_recall(
     settings: SourceSettings | None,
     clock: Clock,
     progress: bool,
-) -> tuple[TwoStage, SourceSettings, TrainedHead]:
-    """Settings, head, sources and the fusion that orders their union: a two-stage model without a second stage."""
+) -> tuple[TwoStage, list[World], SourceSettings, TrainedHead]:
+    """Settings, head, sources and the fusion that orders their union: a two-stage model without a second stage.
+
+    The worlds are those with new items, for whatever is fitted on validation later.
+    """
     with clock.step("choose", "choose neighbour and EASE settings on validation"):
         finetuned = wants_finetuning(config.encoder.finetune, device=config.device)
         settings = settings or choose_settings(catalogue, base, validation, finetuned=finetuned, seed=config.seed)
@@ -232,9 +238,10 @@ def _fit_recall(
         settings = replace(settings, head_passes=head.passes)
     with clock.step("build", "fit the candidate sources"):
         sources = sources_on(catalogue, base, head, settings, config)
+        worlds = world_with_new_items(catalogue, base, validation, head, settings, config)
     with clock.step("fusion", "fit the recall fusion on validation"):
-        fusion = fit_recall_fusion(catalogue, sources, validation, config)
-    return TwoStage(catalogue, sources, config.depths, fusion, None, fusion), settings, head
+        fusion = fit_recall_fusion(catalogue, [World(sources, validation), *worlds], config)
+    return TwoStage(catalogue, sources, config.depths, fusion, None, fusion), worlds, settings, head
 
 
 def _fit_reranker(

@@ -19,6 +19,13 @@ from retrieval.encoder.cache import VectorCache
 from retrieval.encoder.text_encoder import TextEncoder
 from retrieval.encoder.train import TrainedHead
 from retrieval.fusion import Fusion, FusionLists, fit_fusion
+from retrieval.new_items import (
+    World,
+    choose_new,
+    forget,
+    forget_validation,
+    positions_among,
+)
 from retrieval.rerank_lists import LazyLists, RerankList, Shown, choose_positions, list_of, make_lists
 from retrieval.sources import Queries, Source
 from retrieval.stage_one import (
@@ -121,47 +128,67 @@ def validation_queries(catalogue: Catalogue, validation: Validation) -> Queries:
     return catalogue.queries(validation.histories, exclude=exclude)
 
 
-def fit_recall_fusion(
-    catalogue: Catalogue, sources: tuple[Source, ...], validation: Validation, config: Config
-) -> Fusion:
+def fit_recall_fusion(catalogue: Catalogue, worlds: Sequence[World], config: Config) -> Fusion:
     """The fusion that orders the union of the sources, fitted on the validation users' unions."""
-    queries = validation_queries(catalogue, validation)
     parts = []
-    for part in in_batches(len(queries), batch_size(catalogue.n_items)):
-        pool = gather_candidates(sources, sub_queries(queries, part), per_source=config.depths.per_source)
-        # Only the union's plausible part is learned from: what no source ranks high decides nothing at the top.
-        best = pool.features[:, :, len(sources) :].max(axis=2)
-        pool = pool.ordered(best, depth=2 * config.depths.rerank)
-        parts.append((pool.features, pool.rows))
-    return fit_fusion(_lists(parts, validation), feature_names(sources), seed=config.seed)
+    for world in worlds:
+        queries = validation_queries(catalogue, world.validation)
+        for part in in_batches(len(queries), batch_size(catalogue.n_items)):
+            pool = gather_candidates(world.sources, sub_queries(queries, part), per_source=config.depths.per_source)
+            # Only the union's plausible part is learned from: what no source ranks high decides nothing at the top.
+            ranks = pool.features[:, :, len(world.sources) : 2 * len(world.sources)]
+            pool = pool.ordered(ranks.max(axis=2), depth=2 * config.depths.rerank)
+            parts.append((pool.features, pool.rows))
+    return fit_fusion(_lists(parts, worlds), feature_names(worlds[0].sources), seed=config.seed)
 
 
-def fit_final_fusions(model: TwoStage, validation: Validation, config: Config) -> tuple[Fusion, Fusion]:
+def fit_final_fusions(model: TwoStage, worlds: Sequence[World], config: Config) -> tuple[Fusion, Fusion]:
     """Fusions of the candidates stage one passes on, without and with the rerank logit (one without a reranker)."""
-    queries = validation_queries(model.catalogue, validation)
     plain, reranked = [], []
-    for part in in_batches(len(queries), batch_size(model.catalogue.n_items)):
-        batch = sub_queries(queries, part)
-        candidates = model.recall(batch)
-        plain.append((candidates.features, candidates.rows))
-        if model.reranker is not None:
-            reranked.append((final_features(candidates, model.rerank(batch, candidates)), candidates.rows))
+    for world in worlds:
+        tried = replace(model, sources=world.sources)
+        queries = validation_queries(model.catalogue, world.validation)
+        for part in in_batches(len(queries), batch_size(model.catalogue.n_items)):
+            batch = sub_queries(queries, part)
+            candidates = tried.recall(batch)
+            plain.append((candidates.features, candidates.rows))
+            if model.reranker is not None:
+                reranked.append((final_features(candidates, tried.rerank(batch, candidates)), candidates.rows))
     names = final_feature_names(model.sources, reranked=False)
-    plain_fusion = fit_fusion(_lists(plain, validation), names, seed=config.seed)
+    plain_fusion = fit_fusion(_lists(plain, worlds), names, seed=config.seed)
     if model.reranker is None:
         return plain_fusion, plain_fusion
     names = final_feature_names(model.sources, reranked=True)
-    return plain_fusion, fit_fusion(_lists(reranked, validation), names, seed=config.seed)
+    return plain_fusion, fit_fusion(_lists(reranked, worlds), names, seed=config.seed)
 
 
-def _lists(parts: list[tuple[np.ndarray, np.ndarray]], validation: Validation) -> FusionLists:
+def _lists(parts: list[tuple[np.ndarray, np.ndarray]], worlds: Sequence[World]) -> FusionLists:
     """Batches of features and rows as one padded set of lists."""
     depth = max(rows.shape[1] for _, rows in parts)
     features = [np.pad(f, ((0, 0), (0, depth - f.shape[1]), (0, 0))) for f, _ in parts]
     rows = [np.pad(r, ((0, 0), (0, depth - r.shape[1])), constant_values=-1) for _, r in parts]
-    return FusionLists(
-        np.concatenate(features), np.concatenate(rows), validation.targets, context_of(validation.histories)
-    )
+    targets = np.concatenate([world.validation.targets for world in worlds])
+    contexts = np.concatenate([context_of(world.validation.histories) for world in worlds])
+    return FusionLists(np.concatenate(features), np.concatenate(rows), targets, contexts)
+
+
+def world_with_new_items(
+    catalogue: Catalogue,
+    histories: Sequence[np.ndarray],
+    validation: Validation,
+    head: TrainedHead,
+    settings: SourceSettings,
+    config: Config,
+) -> list[World]:
+    """The validation as if some items were new: one world, or none where the configuration knows no new items.
+
+    A quarter of the users is enough: lists without a new item teach nothing of them.
+    """
+    new = choose_new(catalogue.n_items, config.lists.new_items, config.seed)
+    left = forget_validation(validation, new, max_users=len(validation.targets) // 4, seed=config.seed)
+    if not new.any() or not len(left.targets):
+        return []
+    return [World(sources_on(catalogue, forget(histories, new), head, settings, config), left)]
 
 
 def cross_fitted_lists(
@@ -179,7 +206,10 @@ def cross_fitted_lists(
     fold = rng.permutation(len(histories)) % config.lists.folds
     made: list[RerankList] = []
     for number in range(config.lists.folds):
+        # What a fold's sources have not seen: its users, and some items that are new to them.
+        new = choose_new(catalogue.n_items, config.lists.new_items, config.seed + 1 + number)
         others = [history if fold[user] != number else _EMPTY for user, history in enumerate(histories)]
+        others = forget(others, new)
         label = f"fold {number + 1}/{config.lists.folds}" if progress else None
         head = train_recall_head(
             catalogue, others, config, passes=settings.head_passes, progress=label and f"{label} head"
@@ -187,6 +217,7 @@ def cross_fitted_lists(
         sources = sources_on(catalogue, others, head, settings, config)
         users = np.flatnonzero(fold == number)
         positions = choose_positions(histories, users, per_user=config.lists.per_user, shown=shown, rng=rng)
+        positions = positions_among(positions, new)
         limit = 3 * config.lists.max_lists // config.lists.folds
         if len(positions) > limit:
             positions = [positions[i] for i in np.sort(rng.choice(len(positions), limit, replace=False))]

@@ -129,7 +129,9 @@ def fit_sources(
     """All sources, fitted on these histories. `repeat` is among them only where seen items may come again."""
     n_items = catalogue.n_items
     histories = list(histories)
-    vectors = embed_items(head, catalogue.text_vectors)
+    popular = PopularSource.fit(histories, n_items)
+    # What the head learned of an item nobody took is only that it was never right.
+    vectors = embed_items(head, catalogue.text_vectors, new=popular.untaken)
     neighbours = cosine_matrix(histories, n_items)
     if settings.neighbours_content:
         neighbours = (
@@ -146,7 +148,7 @@ def fit_sources(
         ItemItemSource("transitions", transitions, decay=settings.transitions_decay),
         ContentSource(catalogue.encoder, catalogue.index, catalogue.text_vectors, decay=settings.content_decay),
         LexicalSource(catalogue.texts),
-        PopularSource.fit(histories, n_items),
+        popular,
     ]
     if keep_seen:
         sources.append(RepeatSource(n_items, decay=settings.repeat_decay))

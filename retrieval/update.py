@@ -30,6 +30,7 @@ from retrieval.sources import (
     Source,
 )
 from retrieval.sources.item_items import content_matrix
+from retrieval.sources.popular import UNTAKEN
 
 
 def add_items(recommender: Recommender, frame: pd.DataFrame) -> Recommender:
@@ -104,9 +105,8 @@ def _source(source: Source, catalogue: Catalogue, place: np.ndarray, recommender
     if isinstance(source, LexicalSource):
         return LexicalSource(catalogue.texts, query_words=source.query_words)
     if isinstance(source, PopularSource):
-        least = source.scores.min(initial=0)
         return PopularSource.of_scores(
-            np.where(place >= 0, source.scores[np.maximum(place, 0)], least).astype(np.float32)
+            np.where(place >= 0, source.scores[np.maximum(place, 0)], UNTAKEN).astype(np.float32)
         )
     if isinstance(source, RepeatSource):
         return RepeatSource(catalogue.n_items, decay=source.decay)

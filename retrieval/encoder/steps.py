@@ -80,19 +80,25 @@ def _batches(lengths: np.ndarray, positions: int, rng: np.random.Generator) -> l
     return batches
 
 
-def _loss(head: RecallHead, text: Tensor, padded: Tensor, rng: np.random.Generator, smoothing: float) -> Tensor:
-    """Cross-entropy of the next item at every position; (Bengio and Senecal 2008) correction when it is sampled."""
+def _loss(
+    head: RecallHead, text: Tensor, taken: Tensor, padded: Tensor, rng: np.random.Generator, smoothing: float
+) -> Tensor:
+    """Cross-entropy of the next item at every position; (Bengio and Senecal 2008) correction when it is sampled.
+
+    taken: int64 (n,), rising: the rows that occur at all. Only they are classes: an item that cannot be right would
+    teach that its text is wrong, and new items of such texts would not be found.
+    """
     inputs, targets = padded[:, :-1], padded[:, 1:]
     known = (inputs >= 0) & (targets >= 0)
     wanted = targets[known]
-    n_items = len(text)
-    rows = torch.arange(n_items, device=text.device)
-    vectors = head.item_vectors(text, rows) if n_items <= FULL_SOFTMAX_ITEMS else None
-    if vectors is not None:
-        users = head.states(vectors[inputs.clamp_min(0)], inputs < 0)[known]
+    n_items = len(taken)
+    if n_items <= FULL_SOFTMAX_ITEMS:
+        vectors = head.item_vectors(text[taken], taken)
+        users = head.states(vectors[torch.searchsorted(taken, inputs.clamp_min(0))], inputs < 0)[known]
         logits = (users @ vectors.T).float() * head.log_scale.exp()
+        wanted = torch.searchsorted(taken, wanted)
         return torch.nn.functional.cross_entropy(logits, wanted, label_smoothing=smoothing)
-    sample = torch.from_numpy(rng.choice(n_items, _SAMPLED_ITEMS, replace=False)).to(text.device)
+    sample = taken[torch.from_numpy(rng.choice(n_items, _SAMPLED_ITEMS, replace=False)).to(text.device)]
     used, place = torch.unique(torch.cat([inputs[inputs >= 0], wanted]), return_inverse=True)
     in_vectors = head.item_vectors(text[used], used)
     lookup = torch.zeros_like(inputs)
@@ -120,6 +126,7 @@ class HeadTrainer:
     ) -> None:
         self.head, self.text, self.pieces, self.training, self.rng = head, text, pieces, training, rng
         self.lengths = np.array([len(piece) for piece in pieces])
+        self.taken = torch.from_numpy(np.unique(np.concatenate(pieces)).astype(np.int64)).to(text.device)
         self.steps_per_pass = len(_batches(self.lengths, training.batch_positions, np.random.default_rng(0)))
         self.step = 0
         self._queue: list[np.ndarray] = []
@@ -141,7 +148,7 @@ class HeadTrainer:
             for group in self._optimiser.param_groups:
                 group["lr"] = self.training.learning_rate * min(1.0, (self.step + 1) / self.training.warmup_steps)
             with torch.autocast(place.type, torch.bfloat16, enabled=has_fast_bfloat16(place)):
-                loss = _loss(self.head, self.text, padded, self.rng, self.training.label_smoothing)
+                loss = _loss(self.head, self.text, self.taken, padded, self.rng, self.training.label_smoothing)
             self._optimiser.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.head.parameters(), 1.0)

@@ -6,6 +6,9 @@ import numpy as np
 
 from retrieval.sources.base import MatrixScan, Queries
 
+UNTAKEN = 1e-6
+_TAKEN_ONCE = np.log1p(1.0)
+
 
 class PopularSource:
     """Items by how many interactions they have (`log(1 + count)`, so that the score is of the others' magnitude)."""
@@ -14,7 +17,12 @@ class PopularSource:
 
     def __init__(self, counts: np.ndarray) -> None:
         # A hair above zero for items nobody took, so that even they are found when everything else is used up.
-        self.scores = (np.log1p(counts) + 1e-6).astype(np.float32)
+        self.scores = (np.log1p(counts) + UNTAKEN).astype(np.float32)
+
+    @property
+    def untaken(self) -> np.ndarray:
+        """The items nobody took: bool (n_items,)."""
+        return self.scores < _TAKEN_ONCE / 2
 
     @property
     def shares(self) -> np.ndarray:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from retrieval.candidates import Candidates, feature_names, gather_candidates, standardise
-from retrieval.sources import Queries
+from retrieval.sources import PopularSource, Queries
 from retrieval.sources.base import MatrixScan
 
 
@@ -146,3 +146,13 @@ def test_no_users_give_no_candidates():
     found = gather_candidates(empty, Queries((), (), ()), per_source=3)
     assert isinstance(found, Candidates)
     assert len(found.rows) == 0
+
+
+def test_an_item_nobody_took_is_told_with_what_its_text_says():
+    dense = Table("dense", [[3, 2, 1, 0, 0, 0]])
+    popular = PopularSource(np.array([5, 0, 1, 0, 0, 0]))
+    assert feature_names([dense, popular])[4:] == ["new_item", "new_dense"]
+    found = gather_candidates([dense, popular], queries(rows()), per_source=3)
+    new, told = found.features[0, :, 4], found.features[0, :, 5]
+    assert dict(zip(found.rows[0].tolist(), new.tolist(), strict=True)) == {0: 0, 1: 1, 2: 0}
+    np.testing.assert_array_equal(told, new * found.features[0, :, 0])

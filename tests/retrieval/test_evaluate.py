@@ -82,6 +82,7 @@ def test_contributions_are_what_is_lost_without_a_part(evaluated):
         "content",
         "lexical",
         "popular",
+        "new",
         "rerank",
     }
 

@@ -38,8 +38,8 @@ def sources(catalogue) -> tuple[Source, ...]:
 @pytest.fixture(scope="module")
 def fusion() -> Fusion:
     """Neighbours first, popularity after."""
-    names = ("neighbours_score", "popular_score", "neighbours_rank", "popular_rank")
-    return Fusion(names, np.array([1.0, 0.1, 0, 0, 0, 0, 0, 0]), 0.0, 1.0, (1.0, 0.0), {})
+    names = ("neighbours_score", "popular_score", "neighbours_rank", "popular_rank", "new_item")
+    return Fusion(names, np.array([1.0, 0.1, 0, 0, 0, 0, 0, 0, 0, 0]), 0.0, 1.0, (1.0, 0.0), {})
 
 
 def lists_of(catalogue, sources, fusion, positions, **options) -> list[RerankList]:
@@ -85,7 +85,7 @@ def test_a_list_holds_the_candidates_in_their_order_with_the_target_marked(catal
     assert found.rows.tolist()[:3] == [2, 3, 40]
     assert found.labels.tolist()[:3] == [1, 0, 0]
     assert found.labels.sum() == 1
-    assert found.features.shape == (len(found.rows), 4)
+    assert found.features.shape == (len(found.rows), 5)
     assert found.history.tolist() == [0, 1]
 
 

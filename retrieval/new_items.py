@@ -1,0 +1,49 @@
+"""Some items as if nobody had taken them yet: from these the fusions and GPT-2 learn to judge new items.
+
+Every item that is held out for validation was taken before, so whatever is fitted on validation alone learns that an
+item without interactions is never right, and new items would never be shown. In a world where a random tenth of the
+items has no interactions, some of the held-out items are new.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from retrieval.rerank_lists import Position
+from retrieval.sources import Source
+from retrieval.stage_one import Validation
+
+
+@dataclass(frozen=True)
+class World:
+    """Sources and the validation users they are tried on."""
+
+    sources: tuple[Source, ...]
+    validation: Validation
+
+
+def choose_new(n_items: int, share: float, seed: int) -> np.ndarray:
+    """A random share of the items: bool (n_items,)."""
+    return np.random.default_rng((seed, n_items)).random(n_items) < share
+
+
+def forget(histories: Sequence[np.ndarray], new: np.ndarray) -> list[np.ndarray]:
+    """The histories without the new items."""
+    return [history[~new[history]] for history in histories]
+
+
+def forget_validation(validation: Validation, new: np.ndarray, *, max_users: int, seed: int) -> Validation:
+    """At most max_users users with what is left of their histories; targets may be new. Nobody has an empty history."""
+    small = validation.slice(max_users, seed)
+    histories = forget(small.histories, new)
+    left = [user for user, history in enumerate(histories) if len(history)]
+    return Validation([histories[user] for user in left], small.targets[left], small.keep_seen)
+
+
+def positions_among(positions: Sequence[Position], new: np.ndarray) -> list[Position]:
+    """Moments of the past without the new items in their histories; those with nothing before them are left out."""
+    left = [replace(position, history=position.history[~new[position.history]]) for position in positions]
+    return [position for position in left if len(position.history)]

@@ -1,0 +1,46 @@
+"""Items that nobody took yet are judged by what is known of them, because validation knows such items."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from retrieval.evaluate import evaluate
+from retrieval.new_items import choose_new, forget, forget_validation, positions_among
+from retrieval.rerank_lists import Position
+from retrieval.stage_one import Validation
+from tests.world import tiny_config
+
+
+def rows(*values: int) -> np.ndarray:
+    return np.array(values, dtype=np.int64)
+
+
+NEW = np.array([False, True, False, True])
+
+
+def test_a_share_of_the_items_is_chosen_the_same_way_each_time():
+    chosen = choose_new(10_000, 0.1, 3)
+    assert 0.08 < chosen.mean() < 0.12
+    np.testing.assert_array_equal(chosen, choose_new(10_000, 0.1, 3))
+    assert (chosen != choose_new(10_000, 0.1, 4)).any()
+    assert not choose_new(100, 0.0, 0).any()
+
+
+def test_new_items_leave_histories_but_not_targets():
+    assert [history.tolist() for history in forget([rows(0, 1, 2), rows(3), rows()], NEW)] == [[0, 2], [], []]
+    validation = Validation([rows(0, 1), rows(3), rows(2)], rows(3, 0, 1), keep_seen=False)
+    left = forget_validation(validation, NEW, max_users=9, seed=0)
+    assert [history.tolist() for history in left.histories] == [[0], [2]]
+    assert left.targets.tolist() == [3, 1]
+    positions = positions_among([Position(rows(0, 3), 1, rows(3)), Position(rows(1), 0, rows())], NEW)
+    assert [(p.history.tolist(), p.target) for p in positions] == [([0], 1)]
+
+
+def test_new_items_are_found_better_where_validation_knew_such_items(items, interactions, encoder):
+    figures = {}
+    for share in (0.0, 0.2):
+        config = tiny_config(lists={"new_items": share, "max_lists": 192}, depths={"per_source": 40, "rerank": 40})
+        result, _ = evaluate(items, interactions, config, dataset="world", encoder=encoder, cold_share=0.15)
+        figures[share] = result["cold"]["stages"]["final"]["ndcg@10"]
+        assert result["cold"]["stages"]["neighbours"]["ndcg@10"] == 0
+    assert figures[0.2] > 1.2 * figures[0.0], figures
