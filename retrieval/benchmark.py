@@ -73,15 +73,25 @@ def read_folder(folder: Path) -> DataSet:
     Raises:
         FileNotFoundError: a table is missing. ValueError: see `retrieval.data`.
     """
-    for name in ("items.parquet", "interactions.parquet"):
-        if not (folder / name).is_file():
-            raise FileNotFoundError(f"--data: expected {name} in {str(folder)!r}, found none")
-    items = read_items(folder / "items.parquet")
-    taken = read_interactions(folder / "interactions.parquet", items=items)
-    segments = None
-    if (folder / "users.parquet").is_file():
-        segments = segments_of(folder / "users.parquet")
-    return DataSet(folder.resolve().name, items, taken, segments)
+    items = read_items(table_in(folder, "items"))
+    taken = read_interactions(table_in(folder, "interactions"), items=items)
+    try:
+        users = table_in(folder, "users")
+    except FileNotFoundError:
+        return DataSet(folder.resolve().name, items, taken, None)
+    return DataSet(folder.resolve().name, items, taken, segments_of(users))
+
+
+def table_in(folder: Path, name: str) -> Path:
+    """The file of a table in a folder: parquet before CSV before JSON lines.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    for suffix in (".parquet", ".csv", ".jsonl"):
+        if (folder / f"{name}{suffix}").is_file():
+            return folder / f"{name}{suffix}"
+    raise FileNotFoundError(f"--data: expected {name}.parquet (or .csv, .jsonl) in {str(folder)!r}, found none")
 
 
 def segments_of(path: Path, column: str = "segment") -> dict[str, str]:

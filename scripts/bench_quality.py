@@ -2,9 +2,9 @@
 
     python scripts/bench_quality.py --json --data DIR --data DIR --cold-items 0.1 --seeds 3 --out results
 
-A data folder holds items.parquet and interactions.parquet (and users.parquet with a segment column, if there are
-segments). All items are ranked for every test user; settings are chosen by validation inside the training part, the
-same way on every data set. With --out an interrupted benchmark goes on where it stopped. The exit code is 2 where a
+A data folder holds the tables items and interactions (and users with a segment column, if there are segments) as
+parquet, CSV or JSON lines. All items are ranked for every test user; settings are chosen by validation inside the
+training part, the same way on every data set. With --out an interrupted benchmark goes on where it stopped. The exit code is 2 where a
 data set could not be measured; its line says why.
 """
 

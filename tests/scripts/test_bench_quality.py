@@ -118,7 +118,7 @@ def test_other_settings_are_not_mistaken_for_kept_ones(run, options, folder, out
 def test_a_data_set_that_cannot_be_measured_has_a_line_that_says_why(run, folder, tmp_path):
     code, lines, _ = run("--data", tmp_path / "missing", "--no-yardsticks")
     assert code == 2
-    assert "expected items.parquet in" in lines[0]["error"]
+    assert "expected items.parquet (or .csv, .jsonl) in" in lines[0]["error"]
 
 
 def test_unknown_yardsticks_are_refused(run, folder):
