@@ -23,6 +23,13 @@ from retrieval.text import TextConfig
 from retrieval.two_stage import Depths
 
 
+# Over soft tokens a small model that corrects the recall score gains more than a larger one: on Amazon Scientific +.0017
+# [.0006, .0029] over the fusion without it with 3 x 192 (10,700 lists), +.0007 [-.0002, .0017] with 4 x 384 (7,800).
+RERANK_DEFAULTS: dict[str, typing.Any] = {
+    "n_layer": 3, "n_embd": 192, "n_head": 4, "vector_dim": 640, "prior": True, "epochs": 2
+}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class EncoderConfig:
     """Which frozen text encoder, and where its vectors are kept.
@@ -92,7 +99,7 @@ class Config:
     index: IndexConfig = field(default_factory=IndexConfig)
     depths: Depths = field(default_factory=Depths)
     lists: ListsConfig = field(default_factory=ListsConfig)
-    rerank: RerankConfig = field(default_factory=lambda: RerankConfig(vector_dim=640, prior=True))
+    rerank: RerankConfig = field(default_factory=lambda: RerankConfig(**RERANK_DEFAULTS))
 
     def to_dict(self) -> dict[str, typing.Any]:
         """Plain values for JSON or TOML; `config_from` reads them back."""
