@@ -79,13 +79,16 @@ def list_ndcg(scores: np.ndarray, rows: np.ndarray, target: np.ndarray, k: int =
     return np.where(is_target.any(axis=1) & (rank <= k), 1 / np.log2(1 + rank), 0.0)
 
 
-def _fit_weights(wide: np.ndarray, rows: np.ndarray, place: np.ndarray, penalty: float) -> np.ndarray:
+def _fit_weights(
+    wide: np.ndarray, rows: np.ndarray, place: np.ndarray, penalty: float, start: np.ndarray | None = None
+) -> np.ndarray:
     """Maximum likelihood by L-BFGS; place is the position of the target in every list (all lists hold theirs)."""
     x = torch.from_numpy(wide)
     padding = torch.from_numpy(rows < 0)
     target = torch.from_numpy(place)
-    weights = torch.zeros(wide.shape[2], dtype=torch.float64, requires_grad=True)
-    optimiser = torch.optim.LBFGS([weights], max_iter=100, line_search_fn="strong_wolfe")
+    weights = torch.zeros(wide.shape[2], dtype=torch.float64) if start is None else torch.from_numpy(start.copy())
+    weights.requires_grad_(True)
+    optimiser = torch.optim.LBFGS([weights], max_iter=100, tolerance_change=1e-7, line_search_fn="strong_wolfe")
 
     def closure() -> torch.Tensor:
         optimiser.zero_grad()
@@ -144,14 +147,7 @@ def fit_fusion(lists: FusionLists, names: Sequence[str], *, seed: int = 0) -> Fu
     wide = _widen(lists.features, (lists.context - mean) / deviation)
     place = is_target.argmax(axis=1)
     fold = np.random.default_rng(seed).permutation(len(lists.target)) % _FOLDS
-    held_out = {}
-    for penalty in _PENALTIES:
-        scores = np.zeros(lists.rows.shape)
-        for part in range(_FOLDS):
-            train, test = holds & (fold != part), fold == part
-            if train.any() and test.any():
-                scores[test] = wide[test] @ _fit_weights(wide[train], lists.rows[train], place[train], penalty)
-        held_out[penalty] = float(list_ndcg(scores, lists.rows, lists.target).mean())
+    held_out = _held_out(wide, lists, place, holds, fold)
     penalty = max(held_out, key=lambda value: held_out[value])
     alone = {
         name: float(list_ndcg(lists.features[:, :, column], lists.rows, lists.target).mean())
@@ -173,6 +169,22 @@ def fit_fusion(lists: FusionLists, names: Sequence[str], *, seed: int = 0) -> Fu
         "without": _without(wide, weights, names, lists),
     }
     return Fusion(tuple(names), weights, mean, deviation, _calibrate(scores, lists.rows, lists.target), figures)
+
+
+def _held_out(
+    wide: np.ndarray, lists: FusionLists, place: np.ndarray, holds: np.ndarray, fold: np.ndarray
+) -> dict[float, float]:
+    """NDCG@10 on folds that were not fitted on, by penalty; each fit begins where that of the next penalty ended."""
+    scores = {penalty: np.zeros(lists.rows.shape) for penalty in _PENALTIES}
+    for part in range(_FOLDS):
+        train, test = holds & (fold != part), fold == part
+        if not (train.any() and test.any()):
+            continue
+        fitted, (x, rows, places) = None, (wide[train], lists.rows[train], place[train])
+        for penalty in sorted(_PENALTIES, reverse=True):
+            fitted = _fit_weights(x, rows, places, penalty, fitted)
+            scores[penalty][test] = wide[test] @ fitted
+    return {penalty: float(list_ndcg(found, lists.rows, lists.target).mean()) for penalty, found in scores.items()}
 
 
 def _without(wide: np.ndarray, weights: np.ndarray, names: Sequence[str], lists: FusionLists) -> dict[str, float]:
