@@ -56,6 +56,8 @@ def _fit_and_publish(
     settings: Any = None,
     encoder: Any = None,
 ) -> Path:
+    from indexes import Locked
+    from indexes.files import exclusive
     from retrieval.fit import fit as fit_model
     from retrieval.fit import histories_of
     from retrieval.recommend import Recommender
@@ -63,19 +65,24 @@ def _fit_and_publish(
 
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out: expected a directory for the bundle, got the file {str(out)!r}; name another place")
-    fitted = fit_model(
-        table,
-        taken,
-        config,
-        say=say,
-        progress=not quiet,
-        checkpoints=out / ".checkpoints",
-        settings=settings,
-        encoder=encoder,
-    )
-    recommender = Recommender(fitted.model, taken.users, histories_of(taken), config, fitted.settings)
-    version = save_bundle(out, recommender)
-    shutil.rmtree(out / ".checkpoints", ignore_errors=True)  # a later fit must not go on from this one's
+    out.mkdir(parents=True, exist_ok=True)
+    # From the start, not only while publishing: two fits would share their checkpoints.
+    with exclusive(out / ".fit.lock") as holder:
+        if holder is not None:
+            raise Locked(f"{out}: expected to be the only fit for this bundle, process {holder} is at it; wait for it")
+        fitted = fit_model(
+            table,
+            taken,
+            config,
+            say=say,
+            progress=not quiet,
+            checkpoints=out / ".checkpoints",
+            settings=settings,
+            encoder=encoder,
+        )
+        recommender = Recommender(fitted.model, taken.users, histories_of(taken), config, fitted.settings)
+        version = save_bundle(out, recommender)
+        shutil.rmtree(out / ".checkpoints", ignore_errors=True)  # a later fit must not go on from this one's
     say(f"published {version}; validation NDCG@10 {fitted.validation_ndcg:.4f}")
     print(version)
     return version
@@ -242,6 +249,11 @@ def evaluate(
     from retrieval.seeds import with_seeds
 
     say = teller(quiet)
+    for file in (json_file, report):
+        if file is not None:  # before hours of work, not after
+            if file.is_dir():
+                raise ValueError(f"expected a file to write, got the directory {str(file)!r}")
+            file.parent.mkdir(parents=True, exist_ok=True)
     chosen = chosen_config(config, sets, keep_seen=keep_seen, device=device, seed=seed)
     table, taken = read_tables(items, interactions, reading, say)
     segments = None if users is None else segments_of(users, segment)

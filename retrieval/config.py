@@ -100,6 +100,10 @@ class Config:
     lists: ListsConfig = field(default_factory=ListsConfig)
     rerank: RerankConfig = field(default_factory=lambda: RerankConfig(**RERANK_DEFAULTS))
 
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ValueError(f"seed: expected 0 or more, got {self.seed}")
+
     def to_dict(self) -> dict[str, typing.Any]:
         """Plain values for JSON or TOML; `config_from` reads them back."""
         return TypeAdapter(Config).dump_python(self, mode="json")

@@ -56,6 +56,9 @@ _PAGE = """<!doctype html>
 </main></body></html>
 """
 
+SIGNIFICANT = 0.05
+"""A corrected p-value below this is called a difference."""
+
 
 def render_text(evaluation: Mapping[str, object], *, bold: bool = False) -> str:
     """The tables for a terminal: a row per stage, the best of each column with a star (and bold, where asked for).
@@ -204,11 +207,18 @@ def _interval_cells(view: EvaluationView) -> list[tuple[str, list[str]]]:
                 f"{diff:+.4f}",
                 f"{low:+.4f} to {high:+.4f}",
                 *([f"{view.p_values[name]:.4f}" if name in view.p_values else DASH] if view.p_values else []),
-                "better" if low > 0 else "worse" if high < 0 else "no clear difference",
+                _verdict(low, high, view.p_values.get(name) if view.p_values else None),
             ],
         )
         for name, (diff, low, high) in view.final_vs.items()
     ]
+
+
+def _verdict(low: float, high: float, p_holm: float | None) -> str:
+    """What an interval means; where many stages are compared, only if the corrected p-value says so too."""
+    if p_holm is not None and p_holm >= SIGNIFICANT:
+        return "no clear difference"
+    return "better" if low > 0 else "worse" if high < 0 else "no clear difference"
 
 
 def _section(title: str, body: str) -> str:

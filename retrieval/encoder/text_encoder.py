@@ -36,10 +36,13 @@ TEXTS_PER_SLICE = 2_048
 
 
 def resolve_device(device: str = "auto") -> torch.device:
-    """`auto` is CUDA where there is one, else the CPU. Raises ValueError for a CUDA device that is not there."""
+    """`auto` is CUDA where there is one, else the CPU. Raises ValueError for a device that is not there."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    chosen = torch.device(device)
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        raise ValueError(f"device: expected auto, cpu or cuda, got {device!r}") from None
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device={device!r}: no CUDA device is available; use device='auto' or 'cpu'")
     return chosen

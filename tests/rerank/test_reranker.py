@@ -198,3 +198,8 @@ def test_a_prior_without_features_is_refused() -> None:
     config = RerankConfig(n_layer=1, n_embd=16, n_head=2, vector_dim=8, prior=True)
     with pytest.raises(ValueError, match="prior: expected the score of the stage before as the last feature"):
         Reranker(tiny_gpt2(), None, None, config, device="cpu")
+
+
+def test_an_unknown_device_is_bad_input() -> None:
+    with pytest.raises(ValueError, match="device: expected auto, cpu or cuda, got 'tpu'"):
+        Reranker(tiny_gpt2(), None, None, RerankConfig(vector_dim=8), device="tpu")

@@ -82,11 +82,12 @@ def test_a_wrong_type_is_refused_by_its_place(values, message):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
+        ({"seed": -1}, r"seed: expected 0 or more, got -1"),
         ({"depths": {"rerank": 0}}, r"^configuration: depths: .*expected 1 or more, got per_source=200, rerank=0$"),
         ({"lists": {"folds": 1}}, r"^configuration: lists: folds: expected 2 or more, got 1$"),
         ({"lists": {"stop_share": 1}}, r"^configuration: lists: stop_share: expected a number between 0 and 1"),
         ({"head": {"dim": 30}}, r"^configuration: head: dim: expected a multiple of n_heads=4, got 30$"),
-        ({"rerank": {"n_embd": 5}}, r"^configuration: rerank: n_embd 5 is not a multiple of n_head 6$"),
+        ({"rerank": {"n_embd": 5}}, r"^configuration: rerank: n_embd 5 is not a multiple of n_head 4$"),
         ({"text": {"item_template": "title"}}, r"^configuration: text: item_template: expected at least one field"),
     ],
 )

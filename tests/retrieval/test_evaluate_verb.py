@@ -6,6 +6,7 @@ import json
 
 import pandas as pd
 
+from indexes.files import exclusive
 from retrieval.cli import main
 from tests import world
 
@@ -44,3 +45,25 @@ def test_a_budget_fits_a_bundle(tmp_path, capsys):
     code = main([str(a) for a in ["fit", *arguments, "--out", tmp_path / "bundle", "--budget", 0.1, *QUICK]])
     assert code == 0
     assert (tmp_path / "bundle" / "CURRENT").exists()
+
+
+def test_a_second_fit_for_the_same_bundle_is_told_at_once(tmp_path, capsys):
+    files = world.write_files(tmp_path)
+    arguments = ["--items", files.items, "--interactions", files.interactions, "--config", files.config]
+    (tmp_path / "bundle").mkdir()
+    with exclusive(tmp_path / "bundle" / ".fit.lock") as holder:
+        assert holder is None
+        code = main([str(a) for a in ["fit", *arguments, "--out", tmp_path / "bundle", *QUICK]])
+    assert code == 4
+    assert "expected to be the only fit for this bundle, process" in capsys.readouterr().err
+    assert not (tmp_path / "bundle" / "CURRENT").exists()
+
+
+def test_where_an_evaluation_goes_is_made_before_the_work(tmp_path, capsys):
+    files = world.write_files(tmp_path)
+    arguments = ["--items", files.items, "--interactions", files.interactions, "--config", files.config]
+    code = main([str(a) for a in ["evaluate", *arguments, "--json", tmp_path / "new" / "found.json", *QUICK]])
+    assert code == 0
+    assert (tmp_path / "new" / "found.json").is_file()
+    assert main([str(a) for a in ["evaluate", *arguments, "--json", tmp_path / "new", *QUICK]]) == 2
+    assert "expected a file to write, got the directory" in capsys.readouterr().err

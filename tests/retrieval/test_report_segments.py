@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from retrieval import report
 from retrieval.report import render_html, render_text, segment_table
 from retrieval.report_view import view_evaluation
 
@@ -66,3 +67,10 @@ def test_a_segment_without_figures_is_refused(evaluation):
     evaluation["segments"]["history"]["1-2"]["stages"] = 3
     with pytest.raises(ValueError, match="expected 1-2 to map stage names to figures, got 3"):
         render_text(evaluation)
+
+
+def test_a_difference_is_called_one_only_if_its_corrected_p_value_says_so_too():
+    assert report._verdict(0.01, 0.2, None) == "better"
+    assert report._verdict(0.01, 0.2, 0.04) == "better"
+    assert report._verdict(0.01, 0.2, 0.4) == "no clear difference"
+    assert report._verdict(-0.2, -0.01, 0.001) == "worse"
