@@ -4,8 +4,8 @@
 
 A data folder holds the tables items and interactions (and users with a segment column, if there are segments) as
 parquet, CSV or JSON lines. All items are ranked for every test user; settings are chosen by validation inside the
-training part, the same way on every data set. With --out an interrupted benchmark goes on where it stopped. The exit code is 2 where a
-data set could not be measured; its line says why.
+training part, the same way on every data set. With --out an interrupted benchmark goes on where it stopped. The exit
+code is 2 where a data set could not be measured; its line says why.
 """
 
 import argparse

@@ -15,7 +15,7 @@ from sentence_transformers import SentenceTransformer
 from retrieval.encoder.forward import Features, Ids
 
 try:
-    import openvino
+    import openvino  # pyright: ignore[reportMissingImports]
 except ImportError as error:
     raise ImportError(
         'backend="openvino" needs OpenVINO: pip install "tandem-recommender[openvino]", or use backend="auto"'

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from retrieval.sources.base import MatrixScan, Queries
@@ -38,7 +40,7 @@ class PopularSource:
         return source
 
     @classmethod
-    def fit(cls, histories: list[np.ndarray], n_items: int) -> PopularSource:
+    def fit(cls, histories: Sequence[np.ndarray], n_items: int) -> PopularSource:
         """Count the interactions of each item over all histories."""
         return cls(count_items(histories, n_items))
 
@@ -47,7 +49,7 @@ class PopularSource:
         return MatrixScan(np.broadcast_to(self.scores, (len(queries), len(self.scores))), queries.exclude)
 
 
-def count_items(histories: list[np.ndarray], n_items: int) -> np.ndarray:
+def count_items(histories: Sequence[np.ndarray], n_items: int) -> np.ndarray:
     """Interactions per item: int64 (n_items,)."""
-    rows = np.concatenate(histories) if histories else np.empty(0, dtype=np.int64)
+    rows = np.concatenate(histories) if len(histories) else np.empty(0, dtype=np.int64)
     return np.bincount(rows, minlength=n_items)

@@ -15,9 +15,9 @@ from retrieval.sources.item_items import history_matrix
 from retrieval.yardsticks.base import Scorer, Settings, Task, Tuned, validation_ndcg
 
 try:
-    from implicit.als import AlternatingLeastSquares
-    from implicit.bpr import BayesianPersonalizedRanking
-    from implicit.recommender_base import ModelFitError
+    from implicit.als import AlternatingLeastSquares  # pyright: ignore[reportMissingImports]
+    from implicit.bpr import BayesianPersonalizedRanking  # pyright: ignore[reportMissingImports]
+    from implicit.recommender_base import ModelFitError  # pyright: ignore[reportMissingImports]
 except ImportError as error:
     raise ImportError(
         'the yardsticks ALS and BPR need implicit: pip install "tandem-recommender[yardsticks]"'

@@ -130,6 +130,7 @@ def test_a_list_becomes_titles_and_vectors_when_it_is_read(catalogue, sources, f
     both = np.concatenate([catalogue.text_vectors, trained], axis=1)
     np.testing.assert_array_equal(first.input.context_vectors, both[[1, 0]])
     np.testing.assert_array_equal(first.input.candidate_vectors, both[made[0].rows])
+    assert first.input.candidate_features is not None
     np.testing.assert_array_equal(first.input.candidate_features[:, -1], made[0].scores)
     np.testing.assert_array_equal(first.labels, made[0].labels)
     rest = lazy[1:]
