@@ -154,11 +154,11 @@ def fit_fusion(lists: FusionLists, names: Sequence[str], *, seed: int = 0) -> Fu
         for column, name in enumerate(names)
     }
     best = max(alone, key=lambda name: alone[name])
-    if alone[best] > held_out[penalty]:
+    weights = _fit_weights(wide[holds], lists.rows[holds], place[holds], penalty)
+    # Likelihood is not NDCG: with few lists even the fit on all of them can order them worse than one feature does.
+    if alone[best] > min(held_out[penalty], float(list_ndcg(wide @ weights, lists.rows, lists.target).mean())):
         weights = np.zeros(wide.shape[2])
         weights[list(names).index(best)] = 1.0
-    else:
-        weights = _fit_weights(wide[holds], lists.rows[holds], place[holds], penalty)
     scores = wide @ weights
     figures = {
         "fused": {

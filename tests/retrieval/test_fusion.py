@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from retrieval.fusion import Fusion, FusionLists, fit_fusion, list_ndcg
@@ -97,6 +97,7 @@ def test_the_fusion_beats_its_best_part_where_two_parts_know_something(fusion, l
 
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 10_000), n_lists=st.integers(4, 40), weight=st.floats(0, 3))
+@example(seed=151, n_lists=4, weight=2.5)
 def test_the_fusion_is_never_worse_than_its_best_part_on_validation(seed, n_lists, weight):
     lists = make_lists(np.array([weight, 0.0, 0.0]), n_lists=n_lists, depth=15, seed=seed)
     fusion = fit_fusion(lists, NAMES)
