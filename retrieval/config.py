@@ -22,8 +22,8 @@ from retrieval.encoder.text_encoder import DEFAULT_ENCODER
 from retrieval.text import TextConfig
 from retrieval.two_stage import Depths
 
-# Over soft tokens a larger model gains nothing clear and trains four times slower. On Amazon Scientific, final list minus
-# fusion without it (bench_quality.py): 3 x 192 +.0000 [-.0013, .0014], 4 x 384 +.0007 [-.0002, .0017].
+# Over soft tokens a larger model gains nothing clear and trains four times slower. On Amazon Scientific, final list
+# minus fusion without it (bench_quality.py): 3 x 192 +.0000 [-.0013, .0014], 4 x 384 +.0007 [-.0002, .0017].
 RERANK_DEFAULTS: dict[str, typing.Any] = {
     "n_layer": 3, "n_embd": 192, "n_head": 4, "vector_dim": 640, "prior": True, "epochs": 2
 }  # fmt: skip
