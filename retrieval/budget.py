@@ -9,13 +9,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 from retrieval.config import Config
+from retrieval.encoder.steps import FULL_SOFTMAX_ITEMS
 
 RERANK_LISTS_PER_S = 60.0  # training, lists of 100 candidates with soft tokens, measured beside other work
 SCORE_LISTS_PER_S = 200.0  # scoring such lists
 MAKE_LISTS_PER_S = 100.0  # candidates of all sources at one position
 HEAD_S_PER_PASS = 5.0  # at 60,000 interactions over 4,400 items
 _HEAD_INTERACTIONS, _HEAD_ITEMS = 60_000, 4_400
-_FULL_SOFTMAX_ITEMS = 20_000  # beyond, the head's softmax is sampled and no longer grows
 _USABLE = 0.9
 _HEAD_SHARE, _VALIDATION_SHARE = 0.3, 0.15  # of the time; the reranker has the rest
 # The head is trained with validation, again on the folds (together one fit), and again on everything.
@@ -62,8 +62,11 @@ def within_budget(config: Config, n_interactions: int, n_items: int, minutes: fl
 
 
 def head_pass_s(n_interactions: int, n_items: int) -> float:
-    """Seconds of one pass of the recall head on two cores: half of it grows with the items its softmax runs over."""
-    items = min(n_items, _FULL_SOFTMAX_ITEMS) / _HEAD_ITEMS
+    """Seconds of one pass of the recall head on two cores: half of it grows with the items its softmax runs over.
+
+    Beyond FULL_SOFTMAX_ITEMS the softmax is sampled and no longer grows.
+    """
+    items = min(n_items, FULL_SOFTMAX_ITEMS) / _HEAD_ITEMS
     return HEAD_S_PER_PASS * n_interactions / _HEAD_INTERACTIONS * (0.5 + 0.5 * items)
 
 

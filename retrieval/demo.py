@@ -23,7 +23,6 @@ _SETTINGS = {
     "text": _TEXT,
     "head": {"dim": 128},
     "head_training": {"learning_rate": 2e-3, "max_passes": 12.0},
-    "rerank": {"n_layer": 3, "epochs": 2},
 }
 
 

@@ -12,7 +12,7 @@ import scipy.sparse as sp
 
 from retrieval.catalogue import Catalogue
 from retrieval.fusion import list_ndcg
-from retrieval.sources.dense import pooled_users
+from retrieval.sources.dense import mean_of, pooled_users
 from retrieval.sources.item_items import (
     content_matrix,
     cosine_matrix,
@@ -44,7 +44,8 @@ def _figure(matrix: sp.csr_matrix, decay: float, validation: Validation, n_items
 def _content_figure(catalogue: Catalogue, decay: float, validation: Validation) -> float:
     """NDCG@10 of the pooled text vectors on validation, by exact search."""
     vectors = catalogue.text_vectors
-    return _ndcg(lambda histories: pooled_users(vectors, histories, decay) @ vectors.T, validation)
+    mean = mean_of(vectors)
+    return _ndcg(lambda histories: pooled_users(vectors, histories, decay, mean=mean) @ vectors.T, validation)
 
 
 def _ndcg(score: Callable[[list[np.ndarray]], np.ndarray], validation: Validation) -> float:

@@ -132,20 +132,22 @@ class TwoStage:
             return logits
         some = np.any(candidates.rows >= 0, axis=1)  # nobody, where everything is filtered out
         users = [user for user in range(len(queries)) if len(queries.histories[user]) and some[user]]
-        inputs = [
-            rerank_input(
-                self.catalogue,
-                self.trained_vectors,
-                queries.histories[user],
-                candidates.rows[user][candidates.rows[user] >= 0],
-                rerank_features(candidates.features[user], candidates.scores[user]),
-                history_items=self.reranker.config.max_history_items,
-            )
-            for user in users
-        ]
+        inputs = [self.rerank_input_of(self.reranker, queries, candidates, user) for user in users]
         for user, scores in zip(users, self.reranker.score_many(inputs), strict=True):
             logits[user, : len(scores)] = scores
         return logits
+
+    def rerank_input_of(self, reranker: Reranker, queries: Queries, candidates: Candidates, user: int) -> RerankInput:
+        """One user of a batch as `reranker` reads them, padding left out."""
+        rows = candidates.rows[user]
+        return rerank_input(
+            self.catalogue,
+            self.trained_vectors,
+            queries.histories[user],
+            rows[rows >= 0],
+            rerank_features(candidates.features[user], candidates.scores[user]),
+            history_items=reranker.config.max_history_items,
+        )
 
     def fuse(self, queries: Queries, candidates: Candidates, logits: np.ndarray) -> np.ndarray:
         """One log-odds per candidate from recall features and rerank logit: float32 (n_users, depth)."""

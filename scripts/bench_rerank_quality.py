@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from scipy.stats import kendalltau
 from transformers.activations import ACT2FN
 
-from rerank import Reranker, RerankInput
+from rerank import Reranker
 from rerank.cascade import Cascade, fit_cascade
 from rerank.encode import Encoded
 from rerank.kernels import PreparedLinear
@@ -38,7 +38,6 @@ from retrieval.fit import Fitted, fit, histories_of
 from retrieval.fusion import list_ndcg
 from retrieval.sources import Queries
 from retrieval.stage_one import in_batches, sub_queries
-from retrieval.two_stage import rerank_features, rerank_input
 
 Score = Callable[[Sequence[Encoded]], list[np.ndarray]]
 BATCH = 64
@@ -137,20 +136,11 @@ def gather(fitted: Fitted, reranker: Reranker, queries: Queries, targets: list[n
     for part in in_batches(len(queries), BATCH):
         batch = sub_queries(queries, part)
         candidates = model.recall(batch)
-        inputs = [_input(fitted, reranker, batch, candidates, user) for user in range(len(batch))]
+        inputs = [model.rerank_input_of(reranker, batch, candidates, user) for user in range(len(batch))]
         parts.append(batch)
         found.append(candidates)
         encoded.append([reranker.encoder.encode(given) for given in inputs])
     return Lists(parts, found, encoded, targets)
-
-
-def _input(fitted: Fitted, reranker: Reranker, batch: Queries, candidates: Candidates, user: int) -> RerankInput:
-    rows, items = candidates.rows[user], reranker.config.max_history_items
-    features = rerank_features(candidates.features[user], candidates.scores[user])
-    trained = fitted.model.trained_vectors
-    return rerank_input(
-        fitted.model.catalogue, trained, batch.histories[user], rows[rows >= 0], features, history_items=items
-    )
 
 
 def measure(fitted: Fitted, lists: Lists, score: Score) -> tuple[list[np.ndarray], np.ndarray, np.ndarray, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,12 @@ def bundle(unpublished: Recommender, tmp_path_factory: pytest.TempPathFactory) -
     root = tmp_path_factory.mktemp("bundles") / "world"
     save_bundle(root, unpublished)
     return root
+
+
+@pytest.fixture
+def own_bundle(bundle: Path, tmp_path: Path) -> Path:
+    """A copy of the bundle that a test may change."""
+    return Path(shutil.copytree(bundle, tmp_path / "bundle"))
 
 
 @pytest.fixture(scope="session")

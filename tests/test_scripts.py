@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,12 +19,6 @@ from scripts import batch_score, bench_rerank_quality, build_index
 from tests import world
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-@pytest.fixture
-def own_bundle(bundle: Path, tmp_path: Path) -> Path:
-    """A copy that a test may change."""
-    return Path(shutil.copytree(bundle, tmp_path / "bundle"))
 
 
 @pytest.fixture

@@ -20,6 +20,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from tqdm.auto import tqdm
 
+from rerank.precision import resolve_device as known_device
 from retrieval.encoder.cache import VectorCache
 from retrieval.encoder.forward import BACKENDS, Features, Forward, make_forward
 from retrieval.encoder.workers import map_in_processes
@@ -37,12 +38,7 @@ TEXTS_PER_SLICE = 2_048
 
 def resolve_device(device: str = "auto") -> torch.device:
     """`auto` is CUDA where there is one, else the CPU. Raises ValueError for a device that is not there."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError:
-        raise ValueError(f"device: expected auto, cpu or cuda, got {device!r}") from None
+    chosen = known_device(device)
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device={device!r}: no CUDA device is available; use device='auto' or 'cpu'")
     return chosen

@@ -7,6 +7,7 @@ training; `dense` compares what the trained head makes of both.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 
@@ -39,8 +40,15 @@ class ContentSource:
 
     def scan(self, queries: Queries) -> IndexScan:
         """See `Source.scan`. A user with an empty history gets nothing."""
-        users = pooled_users(self.text_vectors, queries.histories, self.decay) if self.decay else self._read(queries)
+        if self.decay:
+            users = pooled_users(self.text_vectors, queries.histories, self.decay, mean=self._mean)
+        else:
+            users = self._read(queries)
         return IndexScan(self.index, self.text_vectors, users, queries.exclude)
+
+    @cached_property
+    def _mean(self) -> np.ndarray:
+        return mean_of(self.text_vectors)
 
     def _read(self, queries: Queries) -> np.ndarray:
         users = np.zeros((len(queries), self.text_vectors.shape[1]), dtype=np.float32)
@@ -50,13 +58,21 @@ class ContentSource:
         return users
 
 
-def pooled_users(vectors: np.ndarray, histories: Sequence[np.ndarray], decay: float) -> np.ndarray:
+def mean_of(vectors: np.ndarray) -> np.ndarray:
+    """The mean of all rows, summed in float64: float32 (dim,)."""
+    return vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
+
+
+def pooled_users(
+    vectors: np.ndarray, histories: Sequence[np.ndarray], decay: float, *, mean: np.ndarray | None = None
+) -> np.ndarray:
     """The newest items' directions from the mean item, weighted and summed: float32 (n_users, dim), length 1 or zero.
 
     Args:
         vectors: float32 (n_items, dim). histories: item rows, oldest first. decay: above 0, at most 1.
+        mean: `mean_of(vectors)`, for callers that ask often; it reads all of them.
     """
-    mean = vectors.mean(axis=0, dtype=np.float64).astype(np.float32)
+    mean = mean_of(vectors) if mean is None else mean
     users = np.zeros((len(histories), vectors.shape[1]), dtype=np.float32)
     for user, history in enumerate(histories):
         newest = history[::-1][:POOLED_ITEMS]

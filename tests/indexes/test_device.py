@@ -30,7 +30,7 @@ from indexes.device import DeviceIndex
 from indexes.exact_torch import TorchExactIndex
 from indexes.ivf_gpu import GpuIvfIndex
 from indexes.kernel import CagraGraph
-from tests.indexes.contract import N_ITEMS, IndexContract, make_queries, make_vectors
+from tests.indexes.contract import N_ITEMS, IndexContract, make_queries
 
 ON = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -42,16 +42,6 @@ def address(lists: Any) -> int:
 
 def clone(index: faiss.Index) -> faiss.Index:
     return faiss.clone_index(index)
-
-
-@pytest.fixture(scope="module")
-def vectors() -> np.ndarray:
-    return make_vectors()
-
-
-@pytest.fixture(scope="module")
-def queries(vectors: np.ndarray) -> np.ndarray:
-    return make_queries(vectors, 64)
 
 
 @pytest.fixture

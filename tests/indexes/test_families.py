@@ -10,16 +10,6 @@ from indexes import FAMILIES, Index, build_exact, build_index, load_index, save_
 from tests.indexes.contract import IndexContract, make_queries, make_vectors
 
 
-@pytest.fixture(scope="module")
-def vectors() -> np.ndarray:
-    return make_vectors()
-
-
-@pytest.fixture(scope="module")
-def queries(vectors: np.ndarray) -> np.ndarray:
-    return make_queries(vectors, 64)
-
-
 @pytest.fixture(scope="module", params=FAMILIES)
 def family(request: pytest.FixtureRequest) -> str:
     return request.param

@@ -24,17 +24,7 @@ from indexes import (
 from indexes.milvus import MilvusIndex, filter_parts
 from indexes.milvus_build import drop_collection, vectors_fingerprint
 from indexes.milvus_client import TOKEN_VARIABLE, check_name, check_uri, connect
-from tests.indexes.contract import DIM, N_ITEMS, IndexContract, make_queries, make_vectors
-
-
-@pytest.fixture(scope="module")
-def vectors() -> np.ndarray:
-    return make_vectors()
-
-
-@pytest.fixture(scope="module")
-def queries(vectors: np.ndarray) -> np.ndarray:
-    return make_queries(vectors, 64)
+from tests.indexes.contract import DIM, N_ITEMS, IndexContract, make_vectors
 
 
 @pytest.fixture(scope="module")

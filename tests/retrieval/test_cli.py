@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -23,12 +22,6 @@ from retrieval.storage import save_bundle
 ROOT = Path(__file__).resolve().parents[2]
 EXACT = ("--device", "cpu", "--precision", "float32")
 SERVING = ("recommend", "search", "similar", "rerank", "batch", "check", "versions", "rollback")
-
-
-@pytest.fixture
-def own_bundle(bundle: Path, tmp_path: Path) -> Path:
-    """A copy that a test may change."""
-    return Path(shutil.copytree(bundle, tmp_path / "bundle"))
 
 
 @pytest.fixture
