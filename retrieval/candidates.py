@@ -87,22 +87,24 @@ def gather_candidates(
             found_by[user] |= (np.isin(rows[user], top[user]) & (rows[user] >= 0)).astype(np.uint32) << np.uint32(bit)
     raw = np.stack([scan.at(rows) for scan in scans], axis=2) if scans else np.empty((*rows.shape, 0), dtype=np.float32)
     features = standardise(raw, rows)
+    new = _new_items(sources, rows)
+    if new is not None:
+        # How popular a new item is nobody knows yet; that it is the least popular of all would be a guess.
+        features[:, :, [source.name for source in sources].index(PopularSource.name)] *= ~new
+        told = [features[:, :, place] for place, source in enumerate(sources) if source.name in READING]
+        features = np.concatenate([features, np.stack([np.ones(rows.shape), *told], axis=2) * new[:, :, None]], axis=2)
     return Candidates(
         rows=rows,
-        features=np.concatenate([features, _new_features(sources, rows, features)], axis=2),
+        features=features.astype(np.float32),
         scores=np.zeros(rows.shape, np.float32),
         found_by=found_by,
     )
 
 
-def _new_features(sources: Sequence[Source], rows: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Whether nobody took an item, and if so the scores of the sources that read texts: (n_users, depth, n)."""
+def _new_items(sources: Sequence[Source], rows: np.ndarray) -> np.ndarray | None:
+    """Which candidates nobody took: bool (n_users, depth); None where no source counts interactions."""
     popular = next((source for source in sources if isinstance(source, PopularSource)), None)
-    if popular is None:
-        return np.empty((*rows.shape, 0), dtype=np.float32)
-    new = (popular.untaken[np.maximum(rows, 0)] & (rows >= 0)).astype(np.float32)
-    told = [new * scores[:, :, place] for place, source in enumerate(sources) if source.name in READING]
-    return np.stack([new, *told], axis=2)
+    return None if popular is None else popular.untaken[np.maximum(rows, 0)] & (rows >= 0)
 
 
 def standardise(raw: np.ndarray, rows: np.ndarray) -> np.ndarray:

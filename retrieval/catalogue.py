@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+import scipy.sparse as sp
 
 from indexes import Index, build_index
 from retrieval.data import Items
 from retrieval.encoder.text_encoder import TextEncoder
+from retrieval.marks import marks_of
 from retrieval.sources.base import Queries
 from retrieval.text import TextConfig, history_text, item_texts, template_fields
 
@@ -35,6 +38,11 @@ class Catalogue:
     def n_items(self) -> int:
         """How many items there are."""
         return len(self.texts)
+
+    @cached_property
+    def marks(self) -> Mapping[str, sp.csr_matrix]:
+        """What items visibly share; see `marks_of`."""
+        return marks_of(self.items, self.titles)
 
     def queries(self, histories: Sequence[np.ndarray], *, exclude: Sequence[np.ndarray] | None = None) -> Queries:
         """Histories (item rows, oldest first) as stage one wants them; by default what was seen is excluded."""

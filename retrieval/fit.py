@@ -34,7 +34,7 @@ from retrieval.fit_steps import (
     train_recall_head,
     world_with_new_items,
 )
-from retrieval.new_items import World
+from retrieval.new_items import World, could_be_right
 from retrieval.rerank_lists import Shown
 from retrieval.source_choice import choose_settings
 from retrieval.stage_one import SourceSettings, Validation
@@ -156,13 +156,14 @@ def fit(
         catalogue = catalogue_of(items, encoder, config, progress=progress)
     draft, worlds, settings, head = _fit_recall(catalogue, base, validation, config, settings, clock, progress)
     stop, rest = split_validation(validation, share=config.lists.stop_share, seed=config.seed)
+    allowed = could_be_right([*base, validation.targets], catalogue.n_items, new_items=config.lists.new_items)
     if config.use_reranker:
-        shown = shown_of(interactions)
-        reranker = _fit_reranker(draft, base, shown, stop, settings, config, clock, progress, checkpoints)
+        shown, stopping = shown_of(interactions), World(draft.sources, stop, allowed)
+        reranker = _fit_reranker(draft, base, shown, stopping, settings, config, clock, progress, checkpoints)
     else:
         reranker = None
     with clock.step("fusion", "fit the final fusion on validation"):
-        worlds = [World(draft.sources, rest), *worlds]
+        worlds = [World(draft.sources, rest, allowed), *worlds]
         plain_fusion, final_fusion = fit_final_fusions(replace(draft, reranker=reranker), worlds, config)
     with clock.step("refit", "fit head and sources again on all interactions"):
         label = "recall head" if progress else None
@@ -240,7 +241,8 @@ def _fit_recall(
         sources = sources_on(catalogue, base, head, settings, config)
         worlds = world_with_new_items(catalogue, base, validation, head, settings, config)
     with clock.step("fusion", "fit the recall fusion on validation"):
-        fusion = fit_recall_fusion(catalogue, [World(sources, validation), *worlds], config)
+        allowed = could_be_right([*base, validation.targets], catalogue.n_items, new_items=config.lists.new_items)
+        fusion = fit_recall_fusion(catalogue, [World(sources, validation, allowed), *worlds], config)
     return TwoStage(catalogue, sources, config.depths, fusion, None, fusion), worlds, settings, head
 
 
@@ -248,7 +250,7 @@ def _fit_reranker(
     draft: TwoStage,
     base: list[np.ndarray],
     shown: list[Shown] | None,
-    stop: Validation,
+    stop: World,
     settings: SourceSettings,
     config: Config,
     clock: Clock,

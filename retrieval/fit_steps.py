@@ -22,6 +22,7 @@ from retrieval.fusion import Fusion, FusionLists, fit_fusion
 from retrieval.new_items import (
     World,
     choose_new,
+    could_be_right,
     forget,
     forget_validation,
     positions_among,
@@ -134,7 +135,9 @@ def fit_recall_fusion(catalogue: Catalogue, worlds: Sequence[World], config: Con
     for world in worlds:
         queries = validation_queries(catalogue, world.validation)
         for part in in_batches(len(queries), batch_size(catalogue.n_items)):
-            pool = gather_candidates(world.sources, sub_queries(queries, part), per_source=config.depths.per_source)
+            pool = gather_candidates(
+                world.sources, sub_queries(queries, part), per_source=config.depths.per_source, allowed=world.allowed
+            )
             # Only the union's plausible part is learned from: what no source ranks high decides nothing at the top.
             ranks = pool.features[:, :, len(world.sources) : 2 * len(world.sources)]
             pool = pool.ordered(ranks.max(axis=2), depth=2 * config.depths.rerank)
@@ -150,15 +153,15 @@ def fit_final_fusions(model: TwoStage, worlds: Sequence[World], config: Config) 
         queries = validation_queries(model.catalogue, world.validation)
         for part in in_batches(len(queries), batch_size(model.catalogue.n_items)):
             batch = sub_queries(queries, part)
-            candidates = tried.recall(batch)
+            candidates = tried.recall(batch, allowed=world.allowed)
             plain.append((candidates.features, candidates.rows))
             if model.reranker is not None:
                 reranked.append((final_features(candidates, tried.rerank(batch, candidates)), candidates.rows))
-    names = final_feature_names(model.sources, reranked=False)
+    names = final_feature_names(model, reranked=False)
     plain_fusion = fit_fusion(_lists(plain, worlds), names, seed=config.seed)
     if model.reranker is None:
         return plain_fusion, plain_fusion
-    names = final_feature_names(model.sources, reranked=True)
+    names = final_feature_names(model, reranked=True)
     return plain_fusion, fit_fusion(_lists(reranked, worlds), names, seed=config.seed)
 
 
@@ -188,7 +191,9 @@ def world_with_new_items(
     left = forget_validation(validation, new, max_users=len(validation.targets) // 4, seed=config.seed)
     if not new.any() or not len(left.targets):
         return []
-    return [World(sources_on(catalogue, forget(histories, new), head, settings, config), left)]
+    known = [*histories, validation.targets]
+    allowed = could_be_right(known, catalogue.n_items, new_items=config.lists.new_items)
+    return [World(sources_on(catalogue, forget(histories, new), head, settings, config), left, allowed)]
 
 
 def cross_fitted_lists(
@@ -204,6 +209,7 @@ def cross_fitted_lists(
     """The reranker's training lists from these histories (validation targets are not in them); see `rerank_lists`."""
     rng = np.random.default_rng(config.seed)
     fold = rng.permutation(len(histories)) % config.lists.folds
+    allowed = could_be_right(histories, catalogue.n_items, new_items=config.lists.new_items)
     made: list[RerankList] = []
     for number in range(config.lists.folds):
         # What a fold's sources have not seen: its users, and some items that are new to them.
@@ -227,6 +233,7 @@ def cross_fitted_lists(
             recall_fusion,
             positions,
             trained_vectors=trained_vectors_of(sources),
+            allowed=allowed,
             per_source=config.depths.per_source,
             depth=config.depths.rerank,
             keep_seen=config.keep_seen,
@@ -240,28 +247,28 @@ def cross_fitted_lists(
 def train_on_lists(
     model: TwoStage,
     lists: list[RerankList],
-    stop: Validation,
+    stop: World,
     config: Config,
     *,
     progress: bool = False,
     checkpoints: Path | None = None,
 ) -> Reranker | None:
     """Train GPT-2 on the lists, stopped early by the validation users of `stop`; None when there are no lists."""
-    catalogue = model.catalogue
+    catalogue, users = model.catalogue, stop.validation
     held: list[RerankList] = []
-    queries = validation_queries(catalogue, stop)
+    queries = validation_queries(catalogue, users)
     for part in in_batches(len(queries), batch_size(model.catalogue.n_items)):
-        candidates = model.recall(sub_queries(queries, part))
-        for user, target in enumerate(stop.targets[part]):
+        candidates = model.recall(sub_queries(queries, part), allowed=stop.allowed)
+        for user, target in enumerate(users.targets[part]):
             if target in candidates.rows[user]:
-                held.append(list_of(candidates, user, stop.histories[part][user], target, model.trained_vectors))
+                held.append(list_of(candidates, user, users.histories[part][user], target, model.trained_vectors))
     if not lists or not held:
         return None
     soft = config.rerank.vector_dim > 0
     rerank = replace(
         config.rerank,
         vector_dim=catalogue.text_vectors.shape[1] + model.trained_vectors.shape[1] if soft else 0,
-        n_features=len(feature_names(model.sources)) + 1 if soft else 0,
+        n_features=len(final_feature_names(model, reranked=False)) + 1 if soft else 0,
         prior=config.rerank.prior and soft,
         seed=config.seed,
     )

@@ -1,20 +1,24 @@
 """Many scores of a candidate in, one calibrated score out: a conditional logit fitted on validation lists only.
 
-The probability that candidate i of a list is the one taken is softmax(features @ weights)_i (McFadden 1974), fitted by
-maximum likelihood with an L2 penalty chosen by cross-validation. A second, two-number fit (Platt 1999) turns the score
+The probability that candidate i of a list is the one taken is softmax(features @ weights)_i (`retrieval.logit`), with
+an L2 penalty chosen by cross-validation. A second, two-number fit (Platt 1999) turns the score
 into the probability that the user takes the item next. If one feature alone orders validation better than the fit does
 on held-out folds, that feature alone is used: the fusion is never worse than its best part there.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
+from retrieval.logit import Lists, fit_logit
 from retrieval.ranks import target_ranks
+
+log = logging.getLogger(__name__)
 
 _PENALTIES = (0.1, 1.0, 10.0, 100.0)
 _FOLDS = 4
@@ -56,8 +60,7 @@ class Fusion:
 
     def score(self, features: np.ndarray, context: np.ndarray) -> np.ndarray:
         """The score, a log-odds up to a constant: (n_lists, depth, n_features), (n_lists,) -> (n_lists, depth)."""
-        wide = _widen(features, (context - self.context_mean) / self.context_deviation)
-        return (wide @ self.weights).astype(np.float32)
+        return _score(features, (context - self.context_mean) / self.context_deviation, self.weights)
 
     def probability(self, scores: np.ndarray) -> np.ndarray:
         """The calibrated score in (0, 1), float32: the probability that the user takes the item next."""
@@ -65,8 +68,10 @@ class Fusion:
         return (1 / (1 + np.exp(-np.clip(slope * scores.astype(np.float64) + offset, -60, 60)))).astype(np.float32)
 
 
-def _widen(features: np.ndarray, context: np.ndarray) -> np.ndarray:
-    return np.concatenate([features, features * np.asarray(context)[:, None, None]], axis=2, dtype=np.float64)
+def _score(features: np.ndarray, context: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """`widen(features, context) @ weights` as float32, without the wide copy."""
+    both = features.astype(np.float64) @ weights.reshape(2, -1).T
+    return (both[:, :, 0] + np.asarray(context)[:, None] * both[:, :, 1]).astype(np.float32)
 
 
 def list_ndcg(scores: np.ndarray, rows: np.ndarray, target: np.ndarray, k: int = 10) -> np.ndarray:
@@ -77,29 +82,6 @@ def list_ndcg(scores: np.ndarray, rows: np.ndarray, target: np.ndarray, k: int =
     is_target = rows == target[:, None]
     rank = target_ranks(np.where(rows >= 0, scores, -np.inf), is_target.argmax(axis=1))
     return np.where(is_target.any(axis=1) & (rank <= k), 1 / np.log2(1 + rank), 0.0)
-
-
-def _fit_weights(
-    wide: np.ndarray, rows: np.ndarray, place: np.ndarray, penalty: float, start: np.ndarray | None = None
-) -> np.ndarray:
-    """Maximum likelihood by L-BFGS; place is the position of the target in every list (all lists hold theirs)."""
-    x = torch.from_numpy(wide)
-    padding = torch.from_numpy(rows < 0)
-    target = torch.from_numpy(place)
-    weights = torch.zeros(wide.shape[2], dtype=torch.float64) if start is None else torch.from_numpy(start.copy())
-    weights.requires_grad_(True)
-    optimiser = torch.optim.LBFGS([weights], max_iter=100, tolerance_change=1e-7, line_search_fn="strong_wolfe")
-
-    def closure() -> torch.Tensor:
-        optimiser.zero_grad()
-        logits = (x @ weights).masked_fill(padding, -1e30)
-        loss = torch.nn.functional.cross_entropy(logits, target, reduction="sum") + penalty * weights.square().sum()
-        loss = loss / len(target)
-        loss.backward()
-        return loss
-
-    optimiser.step(closure)  # pyright: ignore[reportArgumentType]
-    return weights.detach().numpy()
 
 
 def _calibrate(scores: np.ndarray, rows: np.ndarray, target: np.ndarray) -> tuple[float, float]:
@@ -144,55 +126,60 @@ def fit_fusion(lists: FusionLists, names: Sequence[str], *, seed: int = 0) -> Fu
             "give more validation users or a larger candidate depth"
         )
     mean, deviation = float(lists.context.mean()), float(max(lists.context.std(), 1e-6))
-    wide = _widen(lists.features, (lists.context - mean) / deviation)
-    place = is_target.argmax(axis=1)
+    everyone = Lists(lists.features, (lists.context - mean) / deviation, lists.rows, is_target.argmax(axis=1))
     fold = np.random.default_rng(seed).permutation(len(lists.target)) % _FOLDS
-    held_out = _held_out(wide, lists, place, holds, fold)
+    held_out = _held_out(everyone, lists.target, holds, fold)
     penalty = max(held_out, key=lambda value: held_out[value])
     alone = {
         name: float(list_ndcg(lists.features[:, :, column], lists.rows, lists.target).mean())
         for column, name in enumerate(names)
     }
     best = max(alone, key=lambda name: alone[name])
-    weights = _fit_weights(wide[holds], lists.rows[holds], place[holds], penalty)
+    weights = fit_logit(everyone.only(holds), penalty)
+    scores = _score(lists.features, everyone.context, weights)
     # Likelihood is not NDCG: with few lists even the fit on all of them can order them worse than one feature does.
-    if alone[best] > min(held_out[penalty], float(list_ndcg(wide @ weights, lists.rows, lists.target).mean())):
-        weights = np.zeros(wide.shape[2])
+    if alone[best] > min(held_out[penalty], float(list_ndcg(scores, lists.rows, lists.target).mean())):
+        log.warning(
+            "%d validation lists are too few to weigh %d features: %s alone orders better and is the whole fusion; "
+            "with more users the others would count too",
+            len(lists.target),
+            len(names),
+            best,
+        )
+        weights = np.zeros(2 * len(names))
         weights[list(names).index(best)] = 1.0
-    scores = wide @ weights
+        scores = _score(lists.features, everyone.context, weights)
     figures = {
         "fused": {
             "held_out": held_out[penalty],
             "fitted": float(list_ndcg(scores, lists.rows, lists.target).mean()),
         },
         "alone": alone,
-        "without": _without(wide, weights, names, lists),
+        "without": _without(everyone, weights, names, lists.target),
     }
     return Fusion(tuple(names), weights, mean, deviation, _calibrate(scores, lists.rows, lists.target), figures)
 
 
-def _held_out(
-    wide: np.ndarray, lists: FusionLists, place: np.ndarray, holds: np.ndarray, fold: np.ndarray
-) -> dict[float, float]:
+def _held_out(lists: Lists, target: np.ndarray, holds: np.ndarray, fold: np.ndarray) -> dict[float, float]:
     """NDCG@10 on folds that were not fitted on, by penalty; each fit begins where that of the next penalty ended."""
     scores = {penalty: np.zeros(lists.rows.shape) for penalty in _PENALTIES}
     for part in range(_FOLDS):
-        train, test = holds & (fold != part), fold == part
-        if not (train.any() and test.any()):
+        test = fold == part
+        if not ((holds & ~test).any() and test.any()):
             continue
-        fitted, (x, rows, places) = None, (wide[train], lists.rows[train], place[train])
+        fitted, train = None, lists.only(holds & ~test)
         for penalty in sorted(_PENALTIES, reverse=True):
-            fitted = _fit_weights(x, rows, places, penalty, fitted)
-            scores[penalty][test] = wide[test] @ fitted
-    return {penalty: float(list_ndcg(found, lists.rows, lists.target).mean()) for penalty, found in scores.items()}
+            fitted = fit_logit(train, penalty, fitted)
+            scores[penalty][test] = _score(lists.features[test], lists.context[test], fitted)
+    return {penalty: float(list_ndcg(found, lists.rows, target).mean()) for penalty, found in scores.items()}
 
 
-def _without(wide: np.ndarray, weights: np.ndarray, names: Sequence[str], lists: FusionLists) -> dict[str, float]:
+def _without(lists: Lists, weights: np.ndarray, names: Sequence[str], target: np.ndarray) -> dict[str, float]:
     """NDCG@10 with all features of one part set to zero; a part is what stands before the last underscore."""
     result = {}
     parts = [name.rsplit("_", 1)[0] for name in names]
     for part in dict.fromkeys(parts):
         silent = np.array([1.0 if name != part else 0.0 for name in parts])
-        scores = wide @ (weights * np.concatenate([silent, silent]))
-        result[part] = float(list_ndcg(scores, lists.rows, lists.target).mean())
+        scores = _score(lists.features, lists.context, weights * np.concatenate([silent, silent]))
+        result[part] = float(list_ndcg(scores, lists.rows, target).mean())
     return result

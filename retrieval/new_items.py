@@ -2,7 +2,8 @@
 
 Every item that is held out for validation was taken before, so whatever is fitted on validation alone learns that an
 item without interactions is never right, and new items would never be shown. In a world where a random tenth of the
-items has no interactions, some of the held-out items are new.
+items has no interactions, some of the held-out items are new. And an item that nobody took in any world could not be
+right in one: as a candidate it would only teach that new items are wrong, so what is fitted does not see it.
 """
 
 from __future__ import annotations
@@ -14,20 +15,34 @@ import numpy as np
 
 from retrieval.rerank_lists import Position
 from retrieval.sources import Source
+from retrieval.sources.popular import count_items
 from retrieval.stage_one import Validation
 
 
 @dataclass(frozen=True)
 class World:
-    """Sources and the validation users they are tried on."""
+    """Sources and the validation users they are tried on.
+
+    allowed: bool (n_items,), the items that may be candidates (see `could_be_right`).
+    """
 
     sources: tuple[Source, ...]
     validation: Validation
+    allowed: np.ndarray
 
 
 def choose_new(n_items: int, share: float, seed: int) -> np.ndarray:
     """A random share of the items: bool (n_items,)."""
     return np.random.default_rng((seed, n_items)).random(n_items) < share
+
+
+def could_be_right(histories: Sequence[np.ndarray], n_items: int, *, new_items: float) -> np.ndarray:
+    """The items whose absence from the held-out items means something: bool (n_items,).
+
+    Those that somebody took, then or later; where no new items are expected (a share of 0), all: then an item without
+    interactions is one that nobody wants.
+    """
+    return count_items(histories, n_items) > 0 if new_items else np.ones(n_items, dtype=bool)
 
 
 def forget(histories: Sequence[np.ndarray], new: np.ndarray) -> list[np.ndarray]:

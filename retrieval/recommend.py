@@ -142,7 +142,7 @@ class Recommender:
         if not wanted:
             raise ValueError(f"search: expected some text, got {text!r}")
         catalogue = self.model.catalogue
-        hits = catalogue.index.search(catalogue.encoder.encode([wanted]), _check_k(k), allowed=self._allowed(filters))
+        hits = catalogue.index.search(catalogue.encoder.encode([wanted]), check_k(k), allowed=self._allowed(filters))
         return self._plain_list(hits, k, skip=-1)
 
     def similar(self, item_id: str, *, k: int = 10, filters: Filters = None) -> RecommendationList:
@@ -153,7 +153,7 @@ class Recommender:
         """
         row = int(self.item_ids.to_rows([item_id])[0])
         dense = next(source for source in self.model.sources if isinstance(source, DenseSource))
-        hits = dense.index.search(dense.item_vectors[[row]], _check_k(k) + 1, allowed=self._allowed(filters))
+        hits = dense.index.search(dense.item_vectors[[row]], check_k(k) + 1, allowed=self._allowed(filters))
         return self._plain_list(hits, k, skip=row)
 
     def rerank(self, history: Sequence[str], item_ids: Sequence[str]) -> RecommendationList:
@@ -178,7 +178,7 @@ class Recommender:
             scores=pool.scores[:, places],
             found_by=pool.found_by[:, places],
         )
-        ranked = model.finish(queries, chosen)
+        ranked = model.finish(queries, model.details.add(chosen, [rows]))
         return RecommendationList(
             self._items(ranked, 0, rows, len(wanted), False), None, note or self._cold_note(rows, None), ignored
         )
@@ -207,7 +207,7 @@ class Recommender:
         return self.model.catalogue.queries(rows, exclude=[empty] * len(rows) if self.config.keep_seen else None)
 
     def _rank(self, rows: Sequence[np.ndarray], *, k: int, filters: Filters) -> Ranked:
-        depth = _check_k(k)
+        depth = check_k(k)
         model = self.model
         if depth > model.depths.rerank:
             wider = replace(model.depths, rerank=depth, per_source=max(depth, model.depths.per_source))
@@ -259,11 +259,17 @@ class Recommender:
             )
         )
 
+    def check(self, *, k: int, filters: Filters = None) -> None:
+        """Raise what `recommend` would say of these arguments, before any work is done."""
+        check_k(k)
+        self._allowed(filters)
+
     def _allowed(self, filters: Filters) -> np.ndarray | None:
         return None if filters is None else filter_mask(self.model.catalogue.items.frame, filters)
 
 
-def _check_k(k: int) -> int:
+def check_k(k: int) -> int:
+    """Gives k as an int. Raises ValueError for what is no whole number from 1 to `MAX_K`."""
     if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or not 1 <= k <= MAX_K:
         raise ValueError(f"k: expected a whole number from 1 to {MAX_K}, got {k!r}")
     return int(k)

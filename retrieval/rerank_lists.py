@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from rerank import TrainingList
 from retrieval.candidates import Candidates, gather_candidates
 from retrieval.catalogue import Catalogue
+from retrieval.details import details_of
 from retrieval.fusion import Fusion
 from retrieval.sources import ContentSource, Queries, Source
 from retrieval.two_stage import batch_size, context_of, rerank_features, rerank_input
@@ -117,6 +118,7 @@ def make_lists(
     positions: Sequence[Position],
     *,
     trained_vectors: np.ndarray,
+    allowed: np.ndarray | None = None,
     per_source: int,
     depth: int,
     keep_seen: bool,
@@ -129,8 +131,9 @@ def make_lists(
 
     Args:
         trained_vectors: the item vectors of the sources' recall head (see `RerankList`).
+        allowed: bool (n_items,), the items that may be candidates.
     """
-    lists = []
+    lists, details = [], details_of(catalogue, sources)
     size = batch_size(catalogue.n_items)
     for start in tqdm(
         range(0, len(positions), size),
@@ -141,13 +144,13 @@ def make_lists(
     ):
         if max_lists is not None and len(lists) >= max_lists:
             break
-        batch = _found(catalogue, sources, positions[start : start + size], per_source, keep_seen)
+        batch = _found(catalogue, sources, positions[start : start + size], per_source, keep_seen, allowed)
         if not batch:
             continue
         histories = [position.history for position in batch]
         queries = _queries(catalogue, histories, keep_seen)
         shown = [position.shown for position in batch]
-        pool = gather_candidates(sources, queries, per_source=per_source, extra=shown)
+        pool = gather_candidates(sources, queries, per_source=per_source, allowed=allowed, extra=shown)
         order = recall_fusion.score(pool.features, context_of(histories))
         for user, position in enumerate(batch):
             # What was shown stays in the list however low stage one ranks it.
@@ -155,6 +158,7 @@ def make_lists(
             order[user, forced] += 1e6
         ranked = pool.ordered(order, depth=depth)
         ranked = replace(ranked, scores=recall_fusion.score(ranked.features, context_of(histories)))
+        ranked = details.add(ranked, histories)
         for user, position in enumerate(batch):
             if position.target in ranked.rows[user]:
                 lists.append(list_of(ranked, user, position.history, position.target, trained_vectors))
@@ -183,6 +187,7 @@ def _found(
     positions: Sequence[Position],
     per_source: int,
     keep_seen: bool,
+    allowed: np.ndarray | None,
 ) -> list[Position]:
     """The positions whose target a cheap source finds: encoding the others' history texts would be for nothing.
 
@@ -193,7 +198,7 @@ def _found(
     targets = np.array([position.target for position in positions])
     found = np.zeros(len(positions), dtype=bool)
     for source in cheap:
-        found |= (source.scan(queries).top(per_source).rows == targets[:, None]).any(axis=1)
+        found |= (source.scan(queries).top(per_source, allowed=allowed).rows == targets[:, None]).any(axis=1)
     return [position for position, hit in zip(positions, found, strict=True) if hit]
 
 

@@ -34,7 +34,6 @@ from indexes import (
     DamagedArtefact,
     load_index,
     on_device,
-    publish,
     read_manifest,
     resolve,
     save_index,
@@ -47,6 +46,7 @@ from retrieval.data import IdMap, Items
 from retrieval.encoder.heads import RecallHead
 from retrieval.encoder.text_encoder import TextEncoder, resolve_device
 from retrieval.fusion import Fusion
+from retrieval.publishing import publish_version
 from retrieval.recommend import Recommender
 from retrieval.sources import (
     ContentSource,
@@ -60,7 +60,9 @@ from retrieval.sources import (
 from retrieval.stage_one import SourceSettings
 from retrieval.two_stage import TwoStage
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+_PARTS = ("items.parquet", "users.parquet", "vectors.safetensors", "head.safetensors", "sources.safetensors")
+_PARTS += ("config.json", "settings.json", "fusion.json", "sources.json")
 
 
 def save_bundle(
@@ -93,7 +95,7 @@ def save_bundle(
             **(evaluation or {}).get("stages", {}).get("final", {}),
         },
     }
-    return publish(root, lambda directory: _write(directory, recommender, evaluation), facts=facts, keep=keep)
+    return publish_version(root, lambda directory: _write(directory, recommender, evaluation), facts=facts, keep=keep)
 
 
 def _write(directory: Path, recommender: Recommender, evaluation: Mapping[str, Any] | None) -> None:
@@ -169,6 +171,7 @@ def check_bundle(bundle: Path) -> dict[str, Any]:
     """
     directory = resolve(bundle)
     manifest = verify_directory(directory)
+    _require_parts(directory)
     for part in ("text", "items"):
         load_index(directory / "index" / part)
     return {"directory": str(directory), "n_files": len(manifest.files), **dict(manifest.facts)}
@@ -200,6 +203,7 @@ def load_bundle(bundle: Path, *, device: str = "auto", precision: str = "auto", 
             f"{directory}: expected a tandem bundle of format {FORMAT_VERSION}, got kind {facts.get('kind')!r} of "
             f"format {facts.get('format_version')!r}; build it again, or install the version that wrote it"
         )
+    _require_parts(directory)
     config = config_from(_read_json(directory / "config.json"))
     encoder = _load_encoder(directory, facts, device)
     frame = pd.read_parquet(directory / "items.parquet")
@@ -224,6 +228,13 @@ def load_bundle(bundle: Path, *, device: str = "auto", precision: str = "auto", 
     users, histories = _load_users(directory / "users.parquet")
     settings = SourceSettings(**_read_json(directory / "settings.json"))
     return Recommender(model, users, histories, config, settings, {"directory": str(directory), **facts})
+
+
+def _require_parts(directory: Path) -> None:
+    """A bundle without one of its parts is damaged, whether or not its manifest knows of that part."""
+    for name in _PARTS:
+        if not (directory / name).is_file():
+            raise DamagedArtefact(directory / name, "expected this file, it is missing")
 
 
 def _same(found: str, expected: object, place: Path) -> None:

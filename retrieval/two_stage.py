@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from rerank import Reranker, RerankInput
 from retrieval.candidates import Candidates, feature_names, gather_candidates, standardise
 from retrieval.catalogue import Catalogue
+from retrieval.details import Details, details_of
 from retrieval.fusion import Fusion
 from retrieval.sources import DenseSource, PopularSource, Queries, Source
 from retrieval.stage_one import in_batches, sub_queries
@@ -89,6 +91,11 @@ class TwoStage:
         """The recall head's item vectors: float32 (n_items, dim), length 1."""
         return trained_vectors_of(self.sources)
 
+    @cached_property
+    def details(self) -> Details:
+        """What stage two is told of a candidate beside the sources' scores."""
+        return details_of(self.catalogue, self.sources)
+
     def rank(self, queries: Queries, *, allowed: np.ndarray | None = None) -> Ranked:
         """The final lists of these users; `allowed` (bool (n_items,)) keeps other items out from the start."""
         parts = [
@@ -120,10 +127,11 @@ class TwoStage:
         )
 
     def recall(self, queries: Queries, *, allowed: np.ndarray | None = None) -> Candidates:
-        """Stage one: at most `depths.rerank` candidates per user, best recall score first."""
+        """Stage one: at most `depths.rerank` candidates per user, best recall score first, with their details."""
         pool = gather_candidates(self.sources, queries, per_source=self.depths.per_source, allowed=allowed)
         scores = self.recall_fusion.score(pool.features, context_of(queries.histories))
-        return pool.ordered(self._popular_for_cold(queries, pool, scores), depth=self.depths.rerank)
+        found = pool.ordered(self._popular_for_cold(queries, pool, scores), depth=self.depths.rerank)
+        return self.details.add(found, queries.histories)
 
     def rerank(self, queries: Queries, candidates: Candidates) -> np.ndarray:
         """Stage two: GPT-2's logit per candidate, float32 (n_users, depth); nan at padding or without a reranker."""
@@ -173,16 +181,17 @@ def context_of(histories: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def final_features(candidates: Candidates, logits: np.ndarray | None) -> np.ndarray:
-    """Recall features, and the logit as two more (`rerank_score`, `rerank_rank`): float32 (n_users, depth, n)."""
+    """Recall features, details, and the logit as `rerank_score` and `rerank_rank`: float32 (n_users, depth, n)."""
     if logits is None:
         return candidates.features
     known = np.where(np.isfinite(logits), logits, 0)[:, :, None]
     return np.concatenate([candidates.features, standardise(known, candidates.rows)], axis=2)
 
 
-def final_feature_names(sources: Sequence[Source], *, reranked: bool) -> list[str]:
+def final_feature_names(model: TwoStage, *, reranked: bool) -> list[str]:
     """The names of `final_features`' columns."""
-    return feature_names(sources) + (["rerank_score", "rerank_rank"] if reranked else [])
+    names = [*feature_names(model.sources), *model.details.names]
+    return [*names, "rerank_score", "rerank_rank"] if reranked else names
 
 
 def trained_vectors_of(sources: Sequence[Source]) -> np.ndarray:

@@ -105,6 +105,19 @@ def test_the_fusion_is_never_worse_than_its_best_part_on_validation(seed, n_list
     assert ndcg(fusion, lists) >= best - 1e-6
 
 
+def test_a_single_feature_instead_of_a_fusion_is_said_in_one_line(caplog):
+    few = make_lists(np.array([2.5, 0.0, 0.0]), n_lists=4, depth=15, seed=151)
+    fusion = fit_fusion(few, NAMES)
+    assert np.count_nonzero(fusion.weights) == 1
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "4 validation lists are too few to weigh 3 features: good_score alone orders better" in caplog.text
+
+
+def test_a_fusion_of_several_features_needs_no_warning(caplog):
+    fit_fusion(make_lists(np.array([2.0, 0.7, 0.0])), NAMES)
+    assert not caplog.records
+
+
 def test_figures_tell_each_part_alone_and_what_is_lost_without_it(fusion, lists):
     figures = fusion.figures
     assert list(figures["alone"]) == list(NAMES)

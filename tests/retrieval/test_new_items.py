@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from retrieval.evaluate import evaluate
-from retrieval.new_items import choose_new, forget, forget_validation, positions_among
+from retrieval.new_items import choose_new, could_be_right, forget, forget_validation, positions_among
 from retrieval.rerank_lists import Position
 from retrieval.stage_one import Validation
 from tests.world import tiny_config
@@ -34,6 +34,12 @@ def test_new_items_leave_histories_but_not_targets():
     assert left.targets.tolist() == [3, 1]
     positions = positions_among([Position(rows(0, 3), 1, rows(3)), Position(rows(1), 0, rows())], NEW)
     assert [(p.history.tolist(), p.target) for p in positions] == [([0], 1)]
+
+
+def test_what_nobody_ever_took_could_not_be_right():
+    histories = [rows(0, 1), rows(), rows(3)]
+    assert could_be_right(histories, 5, new_items=0.1).tolist() == [True, True, False, True, False]
+    assert could_be_right(histories, 5, new_items=0.0).all()
 
 
 def test_new_items_are_found_better_where_validation_knew_such_items(items, interactions, encoder):

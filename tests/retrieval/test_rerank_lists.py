@@ -7,6 +7,7 @@ import pytest
 import scipy.sparse as sp
 
 from retrieval.catalogue import Catalogue, make_catalogue
+from retrieval.details import details_of
 from retrieval.fusion import Fusion
 from retrieval.rerank_lists import LazyLists, Position, RerankList, Shown, choose_positions, make_lists
 from retrieval.sources import ItemItemSource, PopularSource, Source
@@ -85,7 +86,8 @@ def test_a_list_holds_the_candidates_in_their_order_with_the_target_marked(catal
     assert found.rows.tolist()[:3] == [2, 3, 40]
     assert found.labels.tolist()[:3] == [1, 0, 0]
     assert found.labels.sum() == 1
-    assert found.features.shape == (len(found.rows), 5)
+    details = details_of(catalogue, sources)
+    assert found.features.shape == (len(found.rows), 5 + len(details.names))
     assert found.history.tolist() == [0, 1]
 
 
@@ -146,7 +148,12 @@ def test_features_of_a_list_are_those_of_serving(catalogue, sources, fusion):
     pool = gather_candidates(sources, catalogue.queries([rows(0, 1)]), per_source=3)
     place = {int(row): n for n, row in enumerate(pool.rows[0])}
     expected = pool.features[0, [place[int(row)] for row in found.rows]]
-    np.testing.assert_allclose(found.features.astype(np.float32), expected, atol=4e-3)  # kept in float16
+    expected_details = details_of(catalogue, sources).add(pool, [rows(0, 1)]).features[0, :, expected.shape[1] :]
+    kept = found.features.astype(np.float32)  # in float16
+    np.testing.assert_allclose(kept[:, : expected.shape[1]], expected, atol=4e-3)
+    # Serving standardises over the list as well, and here the list is the whole pool.
+    order = [place[int(row)] for row in found.rows]
+    np.testing.assert_allclose(kept[:, expected.shape[1] :], expected_details[order], atol=8e-3)
     np.testing.assert_allclose(found.scores, fusion.score(expected[None], np.log1p([2]))[0], atol=1e-5)
 
 

@@ -1,0 +1,56 @@
+"""The conditional logit against its own definition, and against scipy's optimiser."""
+
+from __future__ import annotations
+
+import numpy as np
+from scipy.optimize import minimize
+
+from retrieval.logit import Lists, fit_logit, widen
+
+
+def make_lists(n: int, *, seed: int = 0, weight: float = 1.0) -> Lists:
+    """Lists of up to six candidates, of which one is taken as weights say that grow with the context."""
+    rng = np.random.default_rng(seed)
+    features = rng.normal(size=(n, 6, 3)).astype(np.float32)
+    context = rng.normal(size=n)
+    rows = np.tile(np.arange(6), (n, 1))
+    rows[rng.random((n, 6)) < 0.2] = -1
+    rows[:, 0] = 0
+    truth = weight * np.array([1.5, -1.0, 0.0, 0.5, 0.0, 0.0])
+    logits = np.where(rows >= 0, widen(features, context) @ truth + rng.gumbel(size=(n, 6)), -np.inf)
+    return Lists(features, context, rows, logits.argmax(axis=1))
+
+
+def objective(lists: Lists, weights: np.ndarray, penalty: float) -> float:
+    total = penalty * float((weights**2).sum())
+    for features, context, rows, place in zip(lists.features, lists.context, lists.rows, lists.place, strict=True):
+        logits = widen(features[None], np.array([context]))[0] @ weights
+        total -= float(logits[place] - np.log(np.exp(logits[rows >= 0]).sum()))
+    return total
+
+
+def test_the_optimum_is_that_of_a_general_optimiser():
+    lists = make_lists(400)
+    for penalty in (0.1, 30.0):
+        found = fit_logit(lists, penalty)
+        general = minimize(lambda w, p=penalty: objective(lists, w, p), np.zeros(6), tol=1e-9)
+        np.testing.assert_allclose(found, general.x, atol=1e-3)
+        assert objective(lists, found, penalty) <= general.fun + 1e-6
+
+
+def test_what_decided_is_found():
+    found = fit_logit(make_lists(4_000), 0.1)
+    np.testing.assert_allclose(found, [1.5, -1.0, 0, 0.5, 0, 0], atol=0.15)
+
+
+def test_a_better_start_changes_the_way_not_the_end():
+    lists = make_lists(300)
+    far = fit_logit(lists, 1.0, np.full(6, 25.0))
+    np.testing.assert_allclose(far, fit_logit(lists, 1.0), atol=1e-3)
+
+
+def test_lists_that_one_feature_decides_without_error_have_an_end():
+    lists = make_lists(100, weight=1000.0)
+    found = fit_logit(lists, 0.1)
+    assert np.isfinite(found).all()
+    assert found[0] > 1
