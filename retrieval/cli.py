@@ -37,6 +37,7 @@ Exit codes: 0 done, 2 bad input, 3 damaged bundle or file, 4 resources (disk, me
 # Read by the libraries when they are imported, which happens inside the verbs.
 _QUIET = {
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_VERBOSITY": "error",
     "TRANSFORMERS_VERBOSITY": "error",
     "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
     "TOKENIZERS_PARALLELISM": "true",

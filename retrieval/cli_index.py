@@ -75,17 +75,27 @@ def move(
 @index.command()
 def clean(
     bundle: Root,
+    uri: Annotated[
+        str | None,
+        typer.Option("--uri", help="Of a Milvus that no kept version names any more."),
+    ] = None,
+    collection: Annotated[
+        str | None, typer.Option("--collection", help="With --uri: how their names begin; else the bundle's name.")
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Delete them; without, they are only named.")] = False,
 ) -> None:
     """Delete the Milvus collections of earlier versions of a bundle that are not kept any more.
 
-    Not while somebody moves or rebuilds the bundle. Two bundles need names of their own (--collection of move).
+    Not while somebody moves or rebuilds the bundle. Whose a collection is tells only the beginning of its name: two
+    bundles on one Milvus need names of their own (--collection of move).
 
     \b
     tandem index clean bundle
+    tandem index clean bundle --uri http://localhost:19530
     tandem index clean bundle --yes
     """
     from retrieval.move_index import drop_leftovers, leftover_collections
 
-    for uri, collection in drop_leftovers(bundle) if yes else leftover_collections(bundle):
-        print(printable(f"{'deleted' if yes else 'not used any more'}: {collection} at {uri}"))
+    find = drop_leftovers if yes else leftover_collections
+    for place, name in find(bundle, uri=uri, collection=collection):
+        print(printable(f"{'deleted' if yes else 'not used any more'}: {name} at {place}"))

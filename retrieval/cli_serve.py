@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from retrieval import cli_show
-from retrieval.cli_tables import column_map, teller
+from retrieval.cli_tables import column_map, map_of, teller
 
 if TYPE_CHECKING:
     from retrieval.recommend import Recommender
@@ -170,7 +170,7 @@ def batch(
         users,
         chunk_users=chunk_size,
         segment=segment,
-        column_map=column_map(maps),
+        column_map=map_of(column_map(maps, "users"), "users"),
         rejects=rejects,
         max_bad_rows=max_bad_rows,
     )

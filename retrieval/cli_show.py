@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from retrieval.results import Recommendation, RecommendationList
 
 _HISTORY_SHOWN = 5
+# The bundle's own figure is there after every fit; that of an evaluation only where one was made.
+_FIGURES = {"validation_ndcg@10": "validation ndcg@10", "ndcg@10": "ndcg@10"}
 _RIGHT = ("rank", "score", "recall", "rerank")
 
 
@@ -164,22 +166,23 @@ def show_versions(bundle: Path, *, as_json: bool) -> None:
         is_current = version.resolve() == current
         try:
             facts = read_manifest(version).facts
-            figure = (facts.get("figures") or {}).get("ndcg@10")  # pyright: ignore[reportAttributeAccessIssue]
-            known = {"n_items": facts.get("n_items"), "n_users": facts.get("n_users"), "ndcg@10": figure}
+            figures = facts.get("figures")
+            known = {"n_items": facts.get("n_items"), "n_users": facts.get("n_users")}
+            known |= {name: figures.get(name) if isinstance(figures, dict) else None for name in _FIGURES}
         except DamagedArtefact as error:
             known = {"damaged": str(error)}
         rows.append({"version": version.name, "current": is_current, **known})
     if as_json:
         print(render_json({"versions": rows}))
         return
-    header = ["", "version", "items", "users", "ndcg@10"]
+    header = ["", "version", "items", "users", *_FIGURES.values()]
     cells = [
         [
             "*" if row["current"] else "",
             row["version"],
             *([_fact(row["n_items"]), _fact(row["n_users"])] if "n_items" in row else ["damaged", ""]),
-            "" if row.get("ndcg@10") is None else f"{row['ndcg@10']:.4f}",
+            *("" if row.get(name) is None else f"{row[name]:.4f}" for name in _FIGURES),
         ]
         for row in rows
     ]
-    print(render_table(header, cells, right=("items", "users", "ndcg@10")))
+    print(render_table(header, cells, right=("items", "users", *_FIGURES.values())))

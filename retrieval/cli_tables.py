@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from retrieval.data import Interactions, Items
 
 Say = Callable[[str], None]
-_INTERACTIONS = {"user_id", "timestamp", "event", "weight", "label", "rating"}
 
 
 def teller(quiet: bool) -> Say:
@@ -49,13 +48,67 @@ def chosen_config(
     return read_config(path, merge_values(over, {name: value for name, value in flags.items() if value is not None}))
 
 
-def column_map(maps: list[str] | None) -> dict[str, str]:
-    """`--map NAME=COLUMN` -> {NAME: COLUMN}. Raises ValueError for anything else."""
-    pairs = [text.partition("=") for text in maps or []]
-    for (name, equals, column), text in zip(pairs, maps or [], strict=True):
-        if not (name and equals and column):
-            raise ValueError(f"--map: expected NAME=COLUMN, got {text!r}")
-    return {name: column for name, _, column in pairs}
+def check_asked(files: tuple[Path | None, ...], users: Path | None, segment: str | None) -> None:
+    """Before hours of work, not after: what goes together is there, and the files can be written."""
+    if segment is not None and users is None:
+        raise ValueError(f"--segment-column: expected --users FILE with it, got {segment!r} alone; name the table")
+    for file in files:
+        if file is not None:
+            if file.is_dir():
+                raise ValueError(f"expected a file to write, got the directory {str(file)!r}")
+            file.parent.mkdir(parents=True, exist_ok=True)
+
+
+def budgeted(config: Config, minutes: float | None, items: Items, interactions: Interactions) -> Config:
+    """The configuration cut down to a fit of so many minutes; as it is without a budget."""
+    from retrieval.budget import within_budget
+
+    return config if minutes is None else within_budget(config, len(interactions), len(items), minutes)
+
+
+def column_map(maps: list[str] | None, *tables: str) -> dict[str, str]:
+    """`--map NAME=COLUMN` or `--map TABLE.NAME=COLUMN` -> {"NAME" or "TABLE.NAME": COLUMN}, of these tables.
+
+    An empty COLUMN leaves an optional column unread. Raises ValueError for anything else.
+    """
+    from retrieval.data.columns import KNOWN
+
+    found: dict[str, str] = {}
+    for text in maps or []:
+        name, equals, column = text.partition("=")
+        table, dot, own = name.rpartition(".")
+        if not (name and equals):
+            raise ValueError(f"--map: expected NAME=COLUMN or TABLE.NAME=COLUMN, got {text!r}")
+        if not any(own in KNOWN[which] for which in tables if not dot or which == table):
+            known = "; ".join(f"{which}: {', '.join(KNOWN[which])}" for which in tables)
+            raise ValueError(f"--map: expected a name that a table has ({known}), got {text!r}")
+        if found.get(name, column) != column:
+            raise ValueError(f"--map: expected one column for {name}, got {found[name]!r} and {column!r}")
+        found[name] = column
+    return found
+
+
+def map_of(given: dict[str, str], table: str) -> dict[str, str]:
+    """What `column_map` gave, for one table; TABLE.NAME wins over NAME."""
+    from retrieval.data.columns import KNOWN
+
+    plain = {name: column for name, column in given.items() if name in KNOWN[table]}
+    own = {name.removeprefix(f"{table}."): column for name, column in given.items() if name.startswith(f"{table}.")}
+    return plain | own
+
+
+def _maps_of_both(given: dict[str, str], items: Path, interactions: Path, encoding: str) -> list[dict[str, str]]:
+    """The maps of the item table and of the interactions; a plain item_id goes to those that have its column."""
+    from retrieval.data.formats import column_names
+
+    maps = [map_of(given, "items"), map_of(given, "interactions")]
+    shared = [name for name in given if all(name in one for one in maps)]
+    for name in shared:
+        having = [given[name] in column_names(path, encoding=encoding) for path in (items, interactions)]
+        for table, one, has in zip(("items", "interactions"), maps, having, strict=True):
+            if any(having) and not has and f"{table}.{name}" not in given:
+                del one[name]
+    return maps
 
 
 @dataclass(frozen=True)
@@ -64,7 +117,11 @@ class Reading:
 
     maps: Annotated[
         list[str] | None,
-        typer.Option("--map", help="NAME=COLUMN: what the file calls a column, e.g. user_id=customer; repeatable."),
+        typer.Option(
+            "--map",
+            help="NAME=COLUMN: what the file calls a column, e.g. user_id=customer; of one table only: "
+            "items.item_id=sku, interactions.item_id=product; repeatable.",
+        ),
     ] = None
     events: Annotated[
         list[str] | None,
@@ -76,7 +133,8 @@ class Reading:
     )
     allow_empty: Annotated[bool, typer.Option("--allow-empty", help="Keep items without any text.")] = False
     rejects: Annotated[
-        Path | None, typer.Option("--rejects", help="Folder for refused rows, with file, row and reason.")
+        Path | None,
+        typer.Option("--rejects", help="Folder for refused rows and emptied cells, with file, row, reason."),
     ] = None
     max_bad_rows: Annotated[
         int | None, typer.Option("--max-bad-rows", min=0, help="Stop above so many refused rows.")
@@ -116,13 +174,30 @@ def reads_tables(verb: Callable[..., None]) -> Callable[..., None]:
 
 
 def read_items_table(items: Path, reading: Reading, say: Say) -> Items:
-    """The item table; a mapped name that only interactions have is left to them."""
+    """The item table alone.
+
+    Raises:
+        ValueError: an option that only interactions have; or see `retrieval.data.read_items`.
+    """
+    given = column_map(reading.maps, "items", "interactions")
+    own = map_of(given, "items")
+    for name, column in given.items():
+        if name not in own and not name.startswith("items."):
+            raise ValueError(
+                f"--map: expected columns of the items, as no --interactions are read, got {name}={column}"
+            )
+    if reading.events:
+        raise ValueError("--event: expected --interactions with it, since only they have events; leave it out")
+    return _read_items(items, own, reading, say)
+
+
+def _read_items(items: Path, renamed: dict[str, str], reading: Reading, say: Say) -> Items:
     from retrieval.data import read_items
 
     say(f"read {items}")
     table = read_items(
         items,
-        column_map={name: column for name, column in column_map(reading.maps).items() if name not in _INTERACTIONS},
+        column_map=renamed,
         encoding=reading.encoding,
         on_duplicate=reading.on_duplicate,  # pyright: ignore[reportArgumentType] - checked by the reader
         allow_empty=reading.allow_empty,
@@ -135,18 +210,20 @@ def read_items_table(items: Path, reading: Reading, say: Say) -> Items:
 
 
 def read_tables(items: Path, interactions: Path, reading: Reading, say: Say) -> tuple[Items, Interactions]:
-    """Both tables; a mapped name goes to the table that knows it (item_id to both)."""
+    """Both tables; a mapped name goes to the table that knows it, item_id to those that have the column."""
     from retrieval.data import read_interactions
 
-    table = read_items_table(items, reading, say)
-    renamed = column_map(reading.maps)
+    given = column_map(reading.maps, "items", "interactions")
+    of_items, of_interactions = _maps_of_both(given, items, interactions, reading.encoding)
+    events = event_weights(reading.events)
+    table = _read_items(items, of_items, reading, say)
     say(f"read {interactions}")
     taken = read_interactions(
         interactions,
         items=table,
-        column_map={name: renamed[name] for name in renamed if name in _INTERACTIONS or name == "item_id"},
+        column_map=of_interactions,
         encoding=reading.encoding,
-        events=event_weights(reading.events),
+        events=events,
         rejects=reading.rejects_file("interactions"),
         max_bad_rows=reading.max_bad_rows,
     )

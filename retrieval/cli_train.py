@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from retrieval.cli_tables import Reading, chosen_config, read_items_table, read_tables, reads_tables, teller
+from retrieval.cli_tables import (
+    Reading,
+    budgeted,
+    check_asked,
+    chosen_config,
+    read_items_table,
+    read_tables,
+    reads_tables,
+    teller,
+)
 
 if TYPE_CHECKING:
     from retrieval.config import Config
@@ -60,11 +69,13 @@ def _fit_and_publish(
     from indexes.files import exclusive
     from retrieval.fit import fit as fit_model
     from retrieval.fit import histories_of
+    from retrieval.model_source import require_reranker
     from retrieval.recommend import Recommender
     from retrieval.storage import save_bundle
 
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out: expected a directory for the bundle, got the file {str(out)!r}; name another place")
+    require_reranker(config)
     out.mkdir(parents=True, exist_ok=True)
     # From the start, not only while publishing: two fits would share their checkpoints.
     with exclusive(out / ".fit.lock") as holder:
@@ -110,13 +121,7 @@ def fit(
     say = teller(quiet)
     chosen = chosen_config(config, sets, keep_seen=keep_seen, device=device, seed=seed)
     table, taken = read_tables(items, interactions, reading, say)
-    _fit_and_publish(table, taken, _budgeted(chosen, budget, table, taken), out, say, quiet=quiet)
-
-
-def _budgeted(config: Config, minutes: float | None, items: Items, interactions: Interactions) -> Config:
-    from retrieval.budget import within_budget
-
-    return config if minutes is None else within_budget(config, len(interactions), len(items), minutes)
+    _fit_and_publish(table, taken, budgeted(chosen, budget, table, taken), out, say, quiet=quiet)
 
 
 @reads_tables
@@ -229,7 +234,9 @@ def evaluate(
     ] = 0.0,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="So many runs, for means and deviations.")] = 1,
     users: Annotated[Path | None, typer.Option("--users", help="Users with a segment column, for a table.")] = None,
-    segment: Annotated[str, typer.Option("--segment-column", help="The column of --users to tell apart.")] = "segment",
+    segment: Annotated[
+        str | None, typer.Option("--segment-column", help="The column of --users to tell apart; else segment.")
+    ] = None,
     config: ConfigPath = None,
     sets: Sets = None,
     keep_seen: KeepSeen = None,
@@ -245,19 +252,17 @@ def evaluate(
     from retrieval.benchmark import segments_of
     from retrieval.evaluate import evaluate as run
     from retrieval.fit_steps import load_encoder
+    from retrieval.model_source import require_reranker
     from retrieval.report import render_text, write_report
     from retrieval.seeds import with_seeds
 
     say = teller(quiet)
-    for file in (json_file, report):
-        if file is not None:  # before hours of work, not after
-            if file.is_dir():
-                raise ValueError(f"expected a file to write, got the directory {str(file)!r}")
-            file.parent.mkdir(parents=True, exist_ok=True)
+    check_asked((json_file, report), users, segment)
     chosen = chosen_config(config, sets, keep_seen=keep_seen, device=device, seed=seed)
     table, taken = read_tables(items, interactions, reading, say)
-    segments = None if users is None else segments_of(users, segment)
-    chosen = _budgeted(chosen, budget, table, taken)
+    segments = None if users is None else segments_of(users, segment or "segment")
+    chosen = budgeted(chosen, budget, table, taken)
+    require_reranker(chosen)
     encoder = load_encoder(chosen)  # once, so that further seeds find the text vectors in its cache
 
     def measure(config: Config) -> dict[str, Any]:

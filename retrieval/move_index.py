@@ -17,6 +17,7 @@ import numpy as np
 from safetensors.numpy import load_file as load_arrays
 
 from indexes import (
+    DamagedArtefact,
     Index,
     Locked,
     Manifest,
@@ -24,15 +25,17 @@ from indexes import (
     build_index,
     build_milvus,
     list_versions,
-    publish,
     read_manifest,
     resolve,
     save_index,
 )
+from indexes.files import Fingerprint
 from indexes.manifest import MANIFEST_NAME, check_file
 from indexes.milvus_build import KINDS, drop_collection, list_collections
+from indexes.milvus_client import check_uri, is_local
 from indexes.vectors import Progress
 from retrieval.config import Config
+from retrieval.publishing import publish_version
 
 MILVUS = "milvus"
 PARTS = ("text", "items")
@@ -81,10 +84,11 @@ def move_index(
         raise ValueError(f"{bundle}: expected the root of a bundle, got one version of it; it never changes")
     source = resolve(bundle)
     manifest = read_manifest(source)
-    check_file(source / "vectors.safetensors", manifest.files["vectors.safetensors"])
+    for part in ("vectors.safetensors", "config.json"):
+        _check_source(source / part, manifest.files[part])
     vectors = load_arrays(source / "vectors.safetensors")
     seed = json.loads((source / "config.json").read_text(encoding="utf-8"))["seed"]
-    name = collection or re.sub(r"\W", "_", bundle.resolve().name, flags=re.ASCII)
+    name = collection or _own_name(bundle)
     indexes: dict[str, Index] = {}
     for part in PARTS:
         if uri is not None:
@@ -101,17 +105,30 @@ def move_index(
         if to != MILVUS:
             _set_family(directory / "config.json", to)
 
-    version = publish(bundle, fill, facts=manifest.facts, keep=keep)
+    version = publish_version(bundle, fill, facts=manifest.facts, keep=keep)
     return Move(version, {part: {"family": index.family, **index.params} for part, index in indexes.items()})
 
 
 def _copy_the_rest(source: Path, manifest: Manifest, directory: Path) -> None:
     """Copy all files but those of the indexes; a copy that is not what the manifest says is refused."""
     for name, expected in manifest.files.items():
-        if not name.startswith("index/"):
-            (directory / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source / name, directory / name)
+        if name.startswith("index/"):
+            continue
+        if not (source / name).is_file():
+            _check_source(source / name, expected)
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source / name, directory / name)
+        try:
             check_file(directory / name, expected)
+        except DamagedArtefact:
+            _check_source(source / name, expected)  # the fault is named where it is
+            raise
+
+
+def _check_source(path: Path, expected: Fingerprint) -> None:
+    if not path.is_file():
+        raise DamagedArtefact(path, "expected this file, it is missing")
+    check_file(path, expected)
 
 
 def _set_family(path: Path, family: str) -> None:
@@ -129,28 +146,51 @@ def index_like(old: Index, vectors: np.ndarray, config: Config) -> Index:
     return build_milvus(vectors, uri=old.uri, name=name, kind=str(old.params["kind"]))
 
 
-def leftover_collections(bundle: Path) -> list[tuple[str, str]]:
+def leftover_collections(
+    bundle: Path, *, uri: str | None = None, collection: str | None = None
+) -> list[tuple[str, str]]:
     """(uri, collection) of what earlier versions of a bundle left on Milvus: no version that is kept names them.
 
     Not to be asked while somebody moves or rebuilds the bundle, whose new collections nothing names yet.
+
+    Args:
+        uri: a place to look at although no kept version names it. Only collections are given whose names `move_index`
+            would make for this bundle, or that begin as those do which kept versions name elsewhere.
+        collection: what their names begin with there, if the bundle was moved under another name than its own.
+
+    Raises:
+        ValueError: a collection without a uri, or an unusable uri. FileNotFoundError: a .db file that is not there.
     """
+    if collection is not None and uri is None:
+        raise ValueError(f"--collection: expected --uri with it, got {collection!r} alone; say where it is")
     used = set(_collections_of(bundle))
-    names = {(uri, named[1]) for uri, collection in used if (named := _COLLECTION.fullmatch(collection))}
+    names = {(place, named[1]) for place, found in used if (named := _COLLECTION.fullmatch(found))}
+    if uri is not None:
+        uri = check_uri(uri)
+        if is_local(uri) and not Path(uri).is_dir():  # connecting would make it
+            raise FileNotFoundError(f"--uri: expected a milvus-lite database, found nothing at {uri}; was it deleted?")
+        prefixes = {f"{collection or _own_name(bundle)}_{part}" for part in PARTS}
+        names = {(uri, name) for name in prefixes | ({name for _, name in names} if collection is None else set())}
     found = []
-    for uri in sorted({uri for uri, _ in names}):
-        for collection in list_collections(uri):
-            named = _COLLECTION.fullmatch(collection)
-            if named and (uri, named[1]) in names and (uri, collection) not in used:
-                found.append((uri, collection))
+    for place in sorted({place for place, _ in names}):
+        for candidate in list_collections(place):
+            named = _COLLECTION.fullmatch(candidate)
+            if named and (place, named[1]) in names and (place, candidate) not in used:
+                found.append((place, candidate))
     return found
 
 
-def drop_leftovers(bundle: Path) -> list[tuple[str, str]]:
+def drop_leftovers(bundle: Path, *, uri: str | None = None, collection: str | None = None) -> list[tuple[str, str]]:
     """Delete the `leftover_collections` and return what they were."""
-    leftovers = leftover_collections(bundle)
-    for uri, collection in leftovers:
-        drop_collection(uri, collection)
+    leftovers = leftover_collections(bundle, uri=uri, collection=collection)
+    for place, name in leftovers:
+        drop_collection(place, name)
     return leftovers
+
+
+def _own_name(bundle: Path) -> str:
+    """What the names of a bundle's collections begin with, unless another name is asked for."""
+    return re.sub(r"\W", "_", bundle.resolve().name, flags=re.ASCII)
 
 
 def _collections_of(bundle: Path) -> Iterator[tuple[str, str]]:

@@ -37,7 +37,7 @@ def _run(argv: list[str] | None) -> int:
     asked = parser.parse_args(argv)
     from retrieval import Recommender
     from retrieval.batch import BatchOptions, UserStream, run_batch
-    from retrieval.cli_tables import column_map
+    from retrieval.cli_tables import column_map, map_of
 
     options = BatchOptions(
         k=asked.k, filters=asked.filter, segment=asked.segment, chunk_users=asked.chunk_size, format=asked.format
@@ -46,7 +46,7 @@ def _run(argv: list[str] | None) -> int:
         asked.users,
         chunk_users=options.chunk_users,
         segment=options.segment,
-        column_map=column_map(asked.map),
+        column_map=map_of(column_map(asked.map, "users"), "users"),
         rejects=asked.rejects,
         max_bad_rows=asked.max_bad_rows,
     )

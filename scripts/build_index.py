@@ -15,7 +15,6 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,7 +25,7 @@ def rebuild(
     items: Path,
     interactions: Path | None = None,
     *,
-    column_map: Mapping[str, str] | None = None,
+    maps: list[str] | None = None,
     rejects: Path | None = None,
     max_bad_rows: int | None = None,
     device: str = "auto",
@@ -34,7 +33,7 @@ def rebuild(
     """Publishes the next version of the bundle over these items and says what was done.
 
     Args:
-        column_map: our name -> the files' name, for both tables.
+        maps: "NAME=COLUMN" or "TABLE.NAME=COLUMN", as for `tandem fit --map`.
         rejects: a folder for refused rows.
         max_bad_rows: stop above so many refused rows in a table.
     """
@@ -44,7 +43,6 @@ def rebuild(
     from retrieval.update import replace_catalogue
 
     started = time.monotonic()
-    maps = [f"{ours}={theirs}" for ours, theirs in (column_map or {}).items()]
     reading = Reading(maps=maps, rejects=rejects, max_bad_rows=max_bad_rows)
     if interactions is None:
         table, taken = read_items_table(items, reading, lambda message: None), None
@@ -72,18 +70,16 @@ def _run(argv: list[str] | None) -> int:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--items", type=Path, required=True, help="item_id, title, ...; a file or a folder")
     parser.add_argument("--interactions", type=Path, help="newer histories for serving")
-    parser.add_argument("--map", action="append", metavar="NAME=COLUMN", help="its name in the files; repeatable")
+    parser.add_argument("--map", action="append", metavar="NAME=COLUMN", help="or TABLE.NAME=COLUMN; repeatable")
     parser.add_argument("--rejects", type=Path, help="folder for refused rows")
     parser.add_argument("--max-bad-rows", type=int, help="stop above so many refused rows")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     options = parser.parse_args(argv)
-    from retrieval.cli_tables import column_map
-
     report = rebuild(
         options.bundle,
         options.items,
         options.interactions,
-        column_map=column_map(options.map),
+        maps=options.map,
         rejects=options.rejects,
         max_bad_rows=options.max_bad_rows,
         device=options.device,

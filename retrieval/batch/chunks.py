@@ -21,7 +21,7 @@ from indexes import DamagedArtefact
 from indexes.files import fingerprint, replace_file
 from retrieval.batch.users import UserChunk
 from retrieval.data.export import write_table
-from retrieval.recommend import Filters, Recommender
+from retrieval.recommend import Filters, Recommender, check_k
 from retrieval.two_stage import BATCH_USERS
 
 Format = Literal["parquet", "csv", "jsonl"]
@@ -47,6 +47,7 @@ class BatchOptions:
             raise ValueError(f"format: expected one of {', '.join(get_args(Format))}, got {self.format!r}")
         if isinstance(self.chunk_users, bool) or not isinstance(self.chunk_users, int) or self.chunk_users < 1:
             raise ValueError(f"chunk_users: expected 1 or more, got {self.chunk_users!r}")
+        check_k(self.k)
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,8 @@ def run_batch(
         progress: a bar with users per second on stderr. say: told in one line what begins.
 
     Raises:
-        ValueError: bad users, repeated user ids, `out` is something else, or holds lists made with other options.
+        ValueError: a bad k or filter, bad users, repeated user ids, `out` is something else, or holds lists made with
+            other options.
         indexes.Locked: another run writes to `out`. OSError: the disk is full; what was finished is kept.
     """
     started = time.monotonic()
@@ -84,6 +85,7 @@ def run_batch(
     if (users.chunk_users, users.segment) != (options.chunk_users, options.segment):
         raise ValueError("run_batch: expected the users in chunks as the options say; make UserStream from the options")
     _check_place(place.out)
+    recommender.check(k=options.k, filters=options.filters)  # before the users are read and anything is written
     run = _identity(recommender, options)
     say(f"check the users of {users.name}")
     plan = make_plan(users)

@@ -47,11 +47,6 @@ def matches(texts: pa.Array, pattern: str) -> np.ndarray:
     return as_mask(pc.match_substring_regex(texts, pattern))
 
 
-def all_match(texts: pa.ChunkedArray, pattern: str) -> bool:
-    """True when there is a value and every value has the pattern; nulls are passed over."""
-    return texts.null_count < len(texts) and bool(pc.all(pc.match_substring_regex(texts, pattern)).as_py())
-
-
 def keep_where(mask: np.ndarray, column: pa.Array) -> pa.Array:
     """Gives the column with null where `mask` (bool) is False."""
     return pc.if_else(pa.array(mask), column, None)

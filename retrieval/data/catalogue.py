@@ -1,5 +1,6 @@
 """The item table and the user table are read the same way: ids, clean text columns, typed attributes."""
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Literal
@@ -11,14 +12,13 @@ import pyarrow as pa
 from retrieval.data import arrow
 from retrieval.data.chunks import Chunk
 from retrieval.data.ids import IdEncoder, IdMap
+from retrieval.data.infer import Inferred, infer
 from retrieval.data.rejects import RejectLog, RowFaults
 from retrieval.data.values import describe, read_texts
 
 OnDuplicate = Literal["error", "first", "last"]
 _ANYTHING = r"(?s)."
 _HAS_WORDS = r"[\p{L}\p{N}]"  # emoji and punctuation alone are one unknown token to a tokenizer
-_WHOLE = r"^-?(0|[1-9][0-9]{0,17})$"
-_DECIMAL = r"^-?(0|[1-9][0-9]*)(\.[0-9]+)?$"
 
 
 @dataclass
@@ -34,12 +34,17 @@ class CatalogueBuilder:
     n_replaced: int = 0
     dropped: set[str] = field(default_factory=set)
     """Attributes of a type that cannot be kept."""
+    warnings: list[str] = field(default_factory=list)
+    """What a person should know about the attributes; complete after `finish`."""
 
     def __post_init__(self) -> None:
         self._encoder = IdEncoder()
         self._rows: list[np.ndarray] = []
         self._parts: list[dict[str, pa.Array]] = []
+        self._places: list[tuple[str, np.ndarray]] = []
+        """File and row numbers of every part, to name a cell that is only judged at the end."""
         self._untyped: set[str] = set()
+        self._mixed: set[str] = set()
 
     def add(self, chunk: Chunk, log: RejectLog) -> None:
         """Checks one chunk and keeps its good rows."""
@@ -60,6 +65,7 @@ class CatalogueBuilder:
         log.add(str(chunk.file), chunk.rows, faults, chunk.columns)
         good = pa.array(faults.good)
         self._rows.append(rows[faults.good])
+        self._places.append((str(chunk.file), chunk.rows[faults.good]))
         self._parts.append({name: column.filter(good) for name, column in part.items()})
 
     def _read_text(self, chunk: Chunk, name: str, faults: RowFaults) -> pa.Array:
@@ -80,7 +86,8 @@ class CatalogueBuilder:
         if not chunk.typed:
             self._untyped.add(name)
         if isinstance(column, list):
-            column = pa.array([None if value is None else ascii(value) for value in column], pa.string())
+            self._mixed.add(name)
+            column = pa.array([_as_text(value) for value in column], pa.string())
         kind = column.type
         if pa.types.is_decimal(kind):
             return column.cast(pa.float64())
@@ -102,12 +109,12 @@ class CatalogueBuilder:
             self.n_cut[name] += texts.n_cut
         return arrow.keep_where(arrow.matches(texts.values, _ANYTHING), texts.values)
 
-    def finish(self, *, on_duplicate: OnDuplicate) -> tuple[IdMap, pd.DataFrame]:
-        """Joins the chunks; applies `on_duplicate`. Attributes are sorted by name."""
+    def finish(self, log: RejectLog, *, on_duplicate: OnDuplicate) -> tuple[IdMap, pd.DataFrame]:
+        """Joins the chunks; applies `on_duplicate`. Attributes are sorted by name; cells they lose go to the log."""
         rows = np.concatenate(self._rows) if self._rows else np.empty(0, np.int64)
         keep = self._distinct(rows, on_duplicate)
         names = {name for part in self._parts for name in part} - set(self.text_columns)
-        joined = {name: self._join(name, keep) for name in (*self.text_columns, *sorted(names))}
+        joined = {name: self._join(name, keep, log) for name in (*self.text_columns, *sorted(names))}
         ids = self._encoder.to_map(rows[keep])
         frame = pa.table(joined).to_pandas()
         frame.insert(0, self.id_column, pd.Series(ids.ids, dtype="str"))
@@ -128,13 +135,39 @@ class CatalogueBuilder:
             )
         return keep
 
-    def _join(self, name: str, keep: np.ndarray) -> pa.ChunkedArray | pa.Array:
+    def _join(self, name: str, keep: np.ndarray, log: RejectLog) -> pa.ChunkedArray | pa.Array:
         parts = [part.get(name, pa.nulls(len(rows))) for part, rows in zip(self._parts, self._rows, strict=True)]
         kinds = {part.type for part in parts if not pa.types.is_null(part.type)}
-        numeric = all(pa.types.is_integer(kind) or pa.types.is_floating(kind) for kind in kinds)
+        has_numbers = any(arrow.is_number(kind) for kind in kinds)
+        numeric = all(arrow.is_number(kind) for kind in kinds)
         kind = kinds.pop() if len(kinds) == 1 else pa.float64() if kinds and numeric else pa.string()
         column = pa.chunked_array([part.cast(kind, safe=False) for part in parts], type=kind).take(pa.array(keep))
-        return _infer(column) if name in self._untyped and arrow.is_text(kind) else column
+        mixed = name in self._mixed or (has_numbers and not numeric)
+        if name in self.text_columns or not arrow.is_text(kind) or not (mixed or name in self._untyped):
+            return column
+        found = infer(column, mixed=mixed)
+        self._report(name, found, column, keep, log)
+        return found.column
+
+    def _report(self, name: str, found: Inferred, column: pa.ChunkedArray, keep: np.ndarray, log: RejectLog) -> None:
+        """Says which cells of an attribute are not of its kind, and what became of them."""
+        misfits = np.flatnonzero(found.misfits)
+        if not len(misfits):
+            return
+        files = np.repeat(np.arange(len(self._places)), [len(rows) for _, rows in self._places])[keep]
+        numbers = np.concatenate([rows for _, rows in self._places])[keep]
+        cells = [str(cell) for cell in column.take(pa.array(misfits)).to_pylist()]
+        first = f"{cells[0][:40]!r}, {self._places[files[misfits[0]]][0]}:{numbers[misfits[0]]}"
+        if not found.emptied:
+            self.warnings.append(
+                f"{name} is kept as text, though most of it are {found.kind}s: {len(misfits):,} cells are none (first: "
+                f"{first}); mend them to filter by range"
+            )
+            return
+        reason = f"{name} is no {found.kind}; the row is kept without it"
+        for place, cell in zip(misfits, cells, strict=True):
+            log.note(self._places[files[place]][0], int(numbers[place]), reason, {name: cell})
+        self.warnings.append(f"{len(misfits):,} cells of {name} are no {found.kind}s and were emptied (first: {first})")
 
 
 def encode_ids(encoder: IdEncoder, chunk: Chunk, name: str, faults: RowFaults) -> np.ndarray:
@@ -195,9 +228,14 @@ class IdTypes:
         ]
 
 
-def _infer(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Turns an attribute of a text-only format into numbers when every cell is a plain one; "007" and "1e5" are not."""
-    for pattern, kind in ((_WHOLE, pa.int64()), (_DECIMAL, pa.float64())):
-        if arrow.all_match(column, pattern):
-            return column.cast(kind)
-    return column
+def _as_text(value: object) -> str | None:
+    """A JSON value of a column of mixed types; numbers in plain digits, so that they can be told from codes."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, float) and math.isfinite(value):
+        return np.format_float_positional(value, trim="0")
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    return ascii(value)

@@ -1,6 +1,6 @@
 """One table file becomes chunks of columns; what is common to CSV, JSON lines and parquet."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,12 +35,16 @@ def shown(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def check_names(file: Path, names: list[str], required: Collection[str]) -> None:
-    """Refuses a header with a repeated or a missing column, naming what is there."""
+def check_names(file: Path, names: list[str], required: Mapping[str, str]) -> None:
+    """Refuses a header with a repeated or a missing column, naming what is there.
+
+    Args:
+        required: the file's name of a column -> TABLE.NAME of ours (see `ColumnMap`).
+    """
     repeated = sorted({name for name in names if names.count(name) > 1})
     if repeated:
         raise ValueError(f"{file}: expected every column once, got {', '.join(map(_quoted, repeated))} more than once")
-    missing = [name for name in required if name not in names]
+    missing = {theirs: ours for theirs, ours in required.items() if theirs not in names}
     if missing:
         hint = (
             " The file seems to be separated by semicolons; write it with commas or tabs."
@@ -48,9 +52,20 @@ def check_names(file: Path, names: list[str], required: Collection[str]) -> None
             else ""
         )
         raise ValueError(
-            f"{file}: expected columns {', '.join(required)}; found {', '.join(map(_quoted, names[:50])) or 'none'}; "
-            f"missing {', '.join(missing)}. A column map renames, for example {missing[0]}=YOUR_COLUMN.{hint}"
+            f"{file}: expected columns {', '.join(required)}; found {list_names(names)}; "
+            f"missing {', '.join(missing)}. {how_to_map(next(iter(missing.values())))}{hint}"
         )
+
+
+def list_names(names: Collection[str]) -> str:
+    """Gives the columns of a file for an error message."""
+    return ", ".join(map(_quoted, list(names)[:50])) or "none"
+
+
+def how_to_map(ours: str) -> str:
+    """Says how to name the column of a file that holds TABLE.NAME."""
+    name = ours.partition(".")[2]
+    return f"Say which column it is: --map {ours}=COLUMN, in Python column_map={{'{name}': 'COLUMN'}}."
 
 
 def _quoted(name: str) -> str:

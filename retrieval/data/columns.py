@@ -22,7 +22,7 @@ class ColumnMap:
         names: dict[str, str] = dict(given or {})
         for ours, theirs in names.items():
             if ours not in KNOWN[table]:
-                raise ValueError(f"expected one of {', '.join(KNOWN[table])} to map, got {ours}={theirs}")
+                raise ValueError(f"{table}: expected one of {', '.join(KNOWN[table])} to map, got {ours}={theirs}")
             if not theirs and ours in REQUIRED[table]:
                 raise ValueError(f"expected a column for {ours}, which {table} need, got an empty name")
         self._theirs = {ours: ours for ours in KNOWN[table]} | names
@@ -30,8 +30,10 @@ class ColumnMap:
         if repeated := sorted({theirs for theirs in taken if taken.count(theirs) > 1}):
             both = [ours for ours, theirs in self._theirs.items() if theirs == repeated[0]]
             raise ValueError(f"expected one meaning per column, got {repeated[0]!r} as {' and '.join(both)}; map both")
-        self.required = tuple(self._theirs[ours] for ours in REQUIRED[table])
-        """The file's names of the columns that must be there."""
+        self.required = {self._theirs[ours]: f"{table}.{ours}" for ours in REQUIRED[table]}
+        """The file's names of the columns that every file must have -> TABLE.NAME of ours, as `--map` takes it."""
+        self.asked = {theirs: f"{table}.{ours}" for ours, theirs in names.items() if theirs}
+        """The same of the columns that the map names: one that no file has is somebody's mistake."""
         self.known = tuple(taken)
         """The file's names of all columns with a meaning."""
         self._ours = {theirs: ours for ours, theirs in self._theirs.items() if theirs}

@@ -7,7 +7,7 @@ it cannot vouch for hands the rest of the file to the csv module.
 
 import csv
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import accumulate, islice
 from pathlib import Path
@@ -32,7 +32,7 @@ class _Place:
 
     file: Path
     delimiter: str
-    required: Collection[str]
+    required: Mapping[str, str]
     wanted: Collection[str] | None
     names: list[str] = field(default_factory=list)
     """The header, empty until it has been read."""
@@ -51,7 +51,7 @@ class _Place:
 
 
 def read_csv_chunks(
-    file: Path, *, required: Collection[str], wanted: Collection[str] | None, encoding: str, delimiter: str
+    file: Path, *, required: Mapping[str, str], wanted: Collection[str] | None, encoding: str, delimiter: str
 ) -> Iterator[Chunk]:
     """Yields the chunks of one file; `wanted` None means all columns.
 

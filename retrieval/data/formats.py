@@ -1,6 +1,6 @@
 """Whatever holds a table (a file, a folder, a data frame) becomes chunks with our column names."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from retrieval.data.chunks import CHUNK_ROWS, Chunk, check_names, shown
+from retrieval.data.chunks import CHUNK_ROWS, Chunk, check_names, how_to_map, list_names, shown
 from retrieval.data.columns import KNOWN, ColumnMap
 from retrieval.data.csv_chunks import read_csv_chunks
 from retrieval.data.files import find_files, format_of
@@ -43,7 +43,9 @@ class ChunkReader:
 
     def __iter__(self) -> Iterator[Chunk]:
         chunks = self._read_frame(self._source) if isinstance(self._source, pd.DataFrame) else self._read_files()
+        found: set[str] = set()
         for chunk in chunks:
+            found.update(chunk.names)
             self.other_columns |= {shown(name) for name in chunk.names if name not in self._columns.known}
             ours = {}
             for name, column in chunk.columns.items():
@@ -52,23 +54,16 @@ class ChunkReader:
                 ):  # a name of ours mapped elsewhere is lost
                     ours[self._columns.to_ours(name)] = column
             yield replace(chunk, columns=ours)
+        for theirs, ours in self._columns.asked.items():
+            if found and theirs not in found:  # only now: a later file, or a later line of JSON, may have it
+                raise ValueError(
+                    f"{self.name}: expected a column {shown(theirs)!r} to read as {ours.partition('.')[2]}; found "
+                    f"{list_names(sorted(found))}. {how_to_map(ours)}"
+                )
 
     def _read_files(self) -> Iterator[Chunk]:
-        required: Collection[str] = self._columns.required
         for file in self._files:
-            match format_of(file):
-                case "parquet":
-                    yield from read_parquet_chunks(file, required=required, wanted=self._wanted)
-                case "jsonl":
-                    yield from read_json_chunks(file, required=required, wanted=self._wanted, encoding=self._encoding)
-                case kind:
-                    yield from read_csv_chunks(
-                        file,
-                        required=required,
-                        wanted=self._wanted,
-                        encoding=self._encoding,
-                        delimiter="\t" if kind == "tsv" else ",",
-                    )
+            yield from _read_file(file, self._columns.required, self._wanted, self._encoding)
 
     def _read_frame(self, frame: pd.DataFrame) -> Iterator[Chunk]:
         names = [str(name) for name in frame.columns]
@@ -79,6 +74,25 @@ class ChunkReader:
             asked = [n for n, name in enumerate(names) if self._wanted is None or name in self._wanted]
             columns = {names[n]: _from_series(part.iloc[:, n]) for n in asked}
             yield Chunk(file, tuple(names), columns, np.arange(start + 1, start + len(part) + 1, dtype=np.int64))
+
+
+def column_names(path: str | Path, *, encoding: str) -> tuple[str, ...]:
+    """Gives the columns of a table, or of the first file of a folder (JSON lines: of its first lines)."""
+    first = next(_read_file(find_files(path)[0][0], {}, None, encoding), None)
+    return () if first is None else first.names
+
+
+def _read_file(
+    file: Path, required: Mapping[str, str], wanted: Collection[str] | None, encoding: str
+) -> Iterator[Chunk]:
+    match format_of(file):
+        case "parquet":
+            return read_parquet_chunks(file, required=required, wanted=wanted)
+        case "jsonl":
+            return read_json_chunks(file, required=required, wanted=wanted, encoding=encoding)
+        case kind:
+            delimiter = "\t" if kind == "tsv" else ","
+            return read_csv_chunks(file, required=required, wanted=wanted, encoding=encoding, delimiter=delimiter)
 
 
 def _from_series(series: pd.Series) -> pa.Array | list:

@@ -37,7 +37,7 @@ class InteractionBuilder:
         self._item_encoder, self._user_encoder = IdEncoder(self._items), IdEncoder()
         self._events, self._times = EventReader(events), TimeReader(time_unit)
         self._keeps_unlabelled = unlabelled == "keep"
-        self._has_labels = False
+        self._has_labels, self._has_events, self._wants_events = False, False, events is not None
         self._parts: dict[str, list[np.ndarray]] = {name: [] for name in _TYPES}
         self.id_types = IdTypes()
         self.n_kept = 0
@@ -71,6 +71,7 @@ class InteractionBuilder:
         """Row weight times event weight float32, and event codes int16."""
         weights, codes = np.ones(len(chunk), np.float32), np.full(len(chunk), -1, np.int16)
         if (column := chunk.columns.get("event")) is not None:
+            self._has_events = True
             codes, weights, found = self._events.read(column)
             for mask, reason in found:
                 faults.mark(mask, f"event {reason}")
@@ -123,8 +124,13 @@ class InteractionBuilder:
         """Gives the table, sorted and without exact repeats.
 
         Raises:
-            ValueError: the data has labels and they are all equal.
+            ValueError: the data has labels and they are all equal, or weights of events were given and it has none.
         """
+        if self._wants_events and not self._has_events:
+            raise ValueError(
+                f"{source}: expected a column event, since events are weighed (--event), found none; "
+                "leave --event out, or say which column it is: --map interactions.event=COLUMN"
+            )
         # One column at a time, its chunks let go at once: two copies of everything would double the peak.
         arrays = {name: np.concatenate(self._parts.pop(name)) for name in _TYPES}
         self._check_labels(arrays["labels"], source)

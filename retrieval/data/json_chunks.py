@@ -5,7 +5,7 @@ is every line parsed by itself to find the bad ones.
 """
 
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from retrieval.data.files import BLOCK_BYTES, BoundedLines, as_text, check_encod
 
 
 def read_json_chunks(
-    file: Path, *, required: Collection[str], wanted: Collection[str] | None, encoding: str
+    file: Path, *, required: Mapping[str, str], wanted: Collection[str] | None, encoding: str
 ) -> Iterator[Chunk]:
     """Yields the chunks of one file; `wanted` None means all keys. A key absent from a line is a missing value.
 
@@ -45,7 +45,7 @@ def _to_chunk(
     lines: list[str],
     line: int,
     file: Path,
-    required: Collection[str],
+    required: Mapping[str, str],
     wanted: Collection[str] | None,
     *,
     is_first: bool,

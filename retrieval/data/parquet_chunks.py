@@ -5,7 +5,7 @@ text column's dictionary is looked up, and the batch is made small enough for it
 `MAX_UNPACKED_BYTES` and a hundred times what its file says is refused.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,7 +23,7 @@ _MAX_RATIO = 100
 _CURE = "copy or export it again"
 
 
-def read_parquet_chunks(file: Path, *, required: Collection[str], wanted: Collection[str] | None) -> Iterator[Chunk]:
+def read_parquet_chunks(file: Path, *, required: Mapping[str, str], wanted: Collection[str] | None) -> Iterator[Chunk]:
     """Yields the chunks of one file; `wanted` None means all columns.
 
     Raises:

@@ -1,5 +1,7 @@
 """Refused rows on their way to a file: JSON lines of file, row, reason, values; counted by reason.
 
+Cells that were emptied while their row was kept stand there too, with `"kept": true`; they are counted apart.
+
 `row` is what a person finds in an editor: in CSV and JSON lines the line on which the row begins (a CSV header is line
 1, so the first row is row 2; a line break inside quotes counts); in parquet the number of the row in the file, from 1.
 """
@@ -60,6 +62,8 @@ class RejectLog:
             raise ValueError(f"expected max_bad_rows of 0 or more, or None for no limit, got {max_bad_rows}")
         self.path = Path(path) if path is not None else None
         self.counts: Counter[str] = Counter()
+        self.emptied: Counter[str] = Counter()
+        """Reason -> cells that became missing in rows that were kept."""
         self._max_bad_rows = max_bad_rows
         self._examples: list[str] = []
         self._unfinished: Path | None = None
@@ -105,11 +109,20 @@ class RejectLog:
             self.counts[reason] += 1
         self._stop_if_too_many()
 
+    def note(self, file: str, row: int, reason: str, values: dict[str, str]) -> None:
+        """Takes a cell that became missing; its row is kept and does not count as bad."""
+        self.emptied[reason] += 1
+        cut = {name: value[:MAX_VALUE_CHARS] for name, value in values.items()}
+        self._append({"file": file, "row": row, "reason": reason, "values": cut, "kept": True})
+
     def _write(self, file: str, row: int, reason: str, values: dict[str, str]) -> None:
         if len(self._examples) < _N_EXAMPLES:
             self._examples.append(f"{file}:{row}: {reason}")
+        self._append({"file": file, "row": row, "reason": reason, "values": values})
+
+    def _append(self, entry: dict[str, object]) -> None:
         if self.path is not None:  # ASCII escapes: neither control characters nor surrogates reach a terminal
-            self._file.write(json.dumps({"file": file, "row": row, "reason": reason, "values": values}) + "\n")
+            self._file.write(json.dumps(entry) + "\n")
 
     def _stop_if_too_many(self) -> None:
         if self._max_bad_rows is not None and self.n_rows > self._max_bad_rows:

@@ -20,6 +20,8 @@ class ReadReport:
     n_kept: int = 0
     rejected: Mapping[str, int] = field(default_factory=dict)
     """Reason -> number of rows."""
+    emptied: Mapping[str, int] = field(default_factory=dict)
+    """Items and users: reason -> number of attribute cells that became missing in rows that were kept."""
     n_duplicates: int = 0
     """Interactions: rows equal in user, item, time and event to an earlier one, dropped."""
     n_replaced: int = 0
@@ -49,10 +51,11 @@ class ReadReport:
         lines += [
             f"  refused {count:,}: {reason}" for reason, count in sorted(self.rejected.items(), key=lambda p: -p[1])
         ]
+        lines += [f"  emptied {count:,}: {reason}" for reason, count in self.emptied.items()]
         if self.n_duplicates:
             lines.append(f"  dropped {self.n_duplicates:,} exact repeats (same user, item, time and event)")
         if self.n_replaced:
             lines.append(f"  dropped {self.n_replaced:,} rows with a repeated id")
-        if self.rejects is not None and self.n_rejected:
-            lines.append(f"  refused rows are in {self.rejects}")
+        if self.rejects is not None and (self.n_rejected or self.emptied):
+            lines.append(f"  refused rows and emptied cells are in {self.rejects}")
         return "\n".join(lines + [f"  warning: {text}" for text in self.warnings])

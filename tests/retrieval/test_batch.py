@@ -10,7 +10,9 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
+from retrieval import cli
 from retrieval.batch import BatchOptions
+from scripts import batch_score
 from tests import world
 from tests.retrieval.batch_runs import COLUMNS, K, one_by_one, score, some_users
 
@@ -96,7 +98,29 @@ def test_a_recommender_without_a_bundle_is_refused(unpublished, users, tmp_path)
         score(unpublished, users, tmp_path / "lists")
 
 
-@pytest.mark.parametrize("bad", [{"format": "xml"}, {"chunk_users": 0}, {"chunk_users": True}])
+@pytest.mark.parametrize("bad", [{"format": "xml"}, {"chunk_users": 0}, {"chunk_users": True}, {"k": 0}, {"k": 1001}])
 def test_bad_options_are_refused(bad):
-    with pytest.raises(ValueError, match=r"(format|chunk_users): expected"):
+    with pytest.raises(ValueError, match=r"(format|chunk_users|k): expected"):
         BatchOptions(**bad)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["-k", "0"], "k: expected a whole number from 1 to 1000, got 0"),
+        (["--filter", "colour ="], "filter"),
+        (["--filter", "shade = 'red'"], "filter: expected a column of the item table"),
+        (["--filter", "size < 'red'"], "filter: expected a number to compare 'size'"),
+    ],
+)
+@pytest.mark.parametrize("command", [cli.main, batch_score.main], ids=["tandem batch", "batch_score.py"])
+def test_a_bad_k_or_filter_is_refused_before_anything_is_written(
+    bundle, users, tmp_path, capsys, command, arguments, said
+):
+    users.to_csv(tmp_path / "users.csv", index=False)
+    place = ["--users", str(tmp_path / "users.csv"), "--out", str(tmp_path / "out" / "lists")]
+    verb = ["batch"] if command is cli.main else []
+    rejects = ["--rejects", str(tmp_path / "rejects.jsonl")]
+    assert command([*verb, str(bundle), *place, *rejects, *arguments]) == 2
+    assert said in capsys.readouterr().err
+    assert [file.name for file in tmp_path.iterdir()] == ["users.csv"]

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from retrieval.cli import main
-from retrieval.cli_tables import Reading, column_map, event_weights, read_tables
+from retrieval.cli_tables import Reading, column_map, event_weights, map_of, read_items_table, read_tables
+from tests import world
 
 ITEMS = "item_id,title\n1,Caf\u00e9 cups\n2,Tea pot\n3,\n2,Tea pot again\n"
 INTERACTIONS = "customer,item_id,timestamp,event\na,1,1,buy\na,2,2,view\nb,2,1,buy\nb,1,2,skip\nb,1,3,unheard\n"
@@ -42,10 +43,106 @@ def test_the_options_reach_the_readers(tables: tuple[Path, Path], tmp_path: Path
     assert "unheard" in (tmp_path / "refused" / "interactions.rejects.jsonl").read_text(encoding="utf-8")
 
 
-def test_a_map_needs_both_names() -> None:
-    assert column_map(["user_id=customer"]) == {"user_id": "customer"}
-    with pytest.raises(ValueError, match=r"--map: expected NAME=COLUMN, got 'user_id'"):
-        column_map(["user_id"])
+def test_a_map_is_a_name_that_a_table_has_and_a_column() -> None:
+    both = ("items", "interactions")
+    assert column_map(["user_id=customer", "items.title=name"], *both) == {"user_id": "customer", "items.title": "name"}
+    assert map_of({"title": "a", "items.title": "b", "interactions.item_id": "c"}, "items") == {"title": "b"}
+    for wrong, message in [
+        ("user_id", "expected NAME=COLUMN or TABLE.NAME=COLUMN, got 'user_id'"),
+        ("titel=name", "expected a name that a table has .items: item_id, title, .*; interactions: .*got 'titel=name'"),
+        ("items.user_id=name", "expected a name that a table has .*got 'items.user_id=name'"),
+        ("users.user_id=name", "expected a name that a table has"),
+    ]:
+        with pytest.raises(ValueError, match=f"--map: {message}"):
+            column_map([wrong], *both)
+    with pytest.raises(ValueError, match="--map: expected one column for title, got 'a' and 'b'"):
+        column_map(["title=a", "title=b"], *both)
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> tuple[Path, Path]:
+    """Two tables that call the item by different names."""
+    items, interactions = tmp_path / "items.csv", tmp_path / "interactions.csv"
+    items.write_text("sku,name,kind\n1,Tea pot,Kitchen\n2,Cup,Kitchen\n", encoding="utf-8")
+    interactions.write_text("user_id,item_id,timestamp,clicked\na,1,1,1\na,2,2,1\n", encoding="utf-8")
+    return items, interactions
+
+
+@pytest.mark.parametrize(
+    "maps",
+    [
+        ["items.item_id=sku", "items.title=name", "category=kind"],
+        ["item_id=sku", "title=name", "items.category=kind"],
+        ["item_id=sku", "interactions.item_id=item_id", "title=name", "category=kind"],
+    ],
+)
+def test_a_map_goes_to_the_table_that_is_named_or_that_has_the_column(shop: tuple[Path, Path], maps: list[str]) -> None:
+    items, taken = read_tables(*shop, Reading(maps=maps), lambda line: None)
+    assert items.ids.ids.tolist() == ["1", "2"]
+    assert items.frame["title"].tolist() == ["Tea pot", "Cup"]
+    assert items.frame["category"].tolist() == ["Kitchen", "Kitchen"]
+    assert len(taken) == 2
+
+
+def test_an_optional_column_may_be_left_unread(shop: tuple[Path, Path]) -> None:
+    maps = ["item_id=sku", "title=name", "interactions.label=clicked"]
+    with pytest.raises(ValueError, match="expected labels of both kinds"):
+        read_tables(*shop, Reading(maps=maps), lambda line: None)
+    maps = ["item_id=sku", "title=name", "label="]
+    assert len(read_tables(*shop, Reading(maps=maps), lambda line: None)[1]) == 2
+
+
+@pytest.mark.parametrize(
+    ("maps", "message"),
+    [
+        ([], r"items.csv: expected columns item_id, title; .*Say which column it is: --map items.item_id=COLUMN"),
+        (["items.item_id=sku"], r"missing title\. Say which column it is: --map items.title=COLUMN"),
+        (["item_id=nr", "title=name"], r"items.csv: expected columns nr, name; .*--map items.item_id=COLUMN"),
+        (["item_id=sku", "title=name", "category=sort"], r"expected a column 'sort' to read as category; found 'kind'"),
+        (["item_id=sku", "title=name", "user_id=who"], r"interactions.csv: .*missing who.*--map interactions.user_id="),
+        (
+            ["item_id=sku", "title=name", "event=what"],
+            r"expected a column 'what' to read as event.*interactions.event=",
+        ),
+    ],
+)
+def test_an_unknown_column_gets_a_hint_that_works(shop: tuple[Path, Path], maps: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_tables(*shop, Reading(maps=maps), lambda line: None)
+
+
+@pytest.mark.parametrize(
+    ("reading", "message"),
+    [
+        (
+            Reading(maps=["user_id=who"]),
+            "--map: expected columns of the items, as no --interactions are read, got user_id",
+        ),
+        (Reading(maps=["interactions.item_id=x"]), "--map: expected columns of the items"),
+        (Reading(events=["buy=1"]), "--event: expected --interactions with it"),
+    ],
+)
+def test_items_alone_have_no_options_of_interactions(tables: tuple[Path, Path], reading: Reading, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_items_table(tables[0], reading, lambda line: None)
+
+
+def test_events_without_a_column_of_events_are_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    files = world.write_files(tmp_path)
+    arguments = [
+        "fit",
+        "-q",
+        "--items",
+        files.items,
+        "--interactions",
+        files.interactions,
+        "--out",
+        tmp_path / "bundle",
+    ]
+    assert main([str(part) for part in [*arguments, "--event", "buy=1"]]) == 2
+    err = capsys.readouterr().err.splitlines()[-1]
+    assert err.startswith(f"error: {files.interactions}: expected a column event, since events are weighed (--event)")
+    assert not (tmp_path / "bundle").exists()
 
 
 def test_an_event_needs_a_number() -> None:

@@ -67,3 +67,9 @@ def test_where_an_evaluation_goes_is_made_before_the_work(tmp_path, capsys):
     assert (tmp_path / "new" / "found.json").is_file()
     assert main([str(a) for a in ["evaluate", *arguments, "--json", tmp_path / "new", *QUICK]]) == 2
     assert "expected a file to write, got the directory" in capsys.readouterr().err
+
+
+def test_a_segment_column_without_users_is_bad_input(tmp_path, capsys):
+    arguments = ["--items", "nowhere.csv", "--interactions", "nowhere.csv", "--segment-column", "segment"]
+    assert main(["evaluate", *arguments]) == 2
+    assert capsys.readouterr().err.startswith("error: --segment-column: expected --users FILE with it, got 'segment'")

@@ -146,6 +146,38 @@ def test_collections_that_no_version_names_are_cleaned_away(run, root, uri):
     check_bundle(root)
 
 
+def test_collections_at_a_place_that_no_version_names_any_more_are_cleaned_when_it_is_named(run, root, uri):
+    move_index(root, to="milvus", uri=uri, collection="elsewhere")
+    move_index(root, to="milvus", uri=uri)
+    move_index(root, to="exact", keep=1)
+    left = list_collections(uri)
+    assert run("index", "clean", root) == (0, "", "")
+    own = root.name.replace("-", "_") + "_"
+    code, out, _ = run("index", "clean", root, "--uri", uri)
+    assert (code, out.count("not used any more: "), out.count(f"not used any more: {own}")) == (0, 2, 2)
+    assert list_collections(uri) == left
+    code, out, _ = run("index", "clean", root, "--uri", uri, "--yes")
+    assert (code, out.count(f"deleted: {own}")) == (0, 2)
+    assert list_collections(uri) == [name for name in left if not name.startswith(own)]
+    code, out, _ = run("index", "clean", root, "--uri", uri, "--collection", "elsewhere", "--yes")
+    assert (code, out.count("deleted: elsewhere_")) == (0, 2)
+
+
+def test_a_collection_that_a_kept_version_names_is_not_cleaned_away(run, root, uri):
+    move_index(root, to="milvus", uri=uri)
+    assert run("index", "clean", root, "--uri", uri, "--yes") == (0, "", "")
+    check_bundle(root)
+
+
+def test_a_place_to_clean_must_be_there_and_named(run, root, tmp_path):
+    code, _, err = run("index", "clean", root, "--uri", tmp_path / "nothing.db")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "--uri: expected a milvus-lite database, found nothing at" in err
+    assert not (tmp_path / "nothing.db").exists()
+    code, _, err = run("index", "clean", root, "--collection", "shop")
+    assert (code, err) == (2, "error: --collection: expected --uri with it, got 'shop' alone; say where it is\n")
+
+
 def test_a_version_published_meanwhile_is_not_overwritten(root, monkeypatch):
     def build_while_somebody_publishes(*arguments, **options):
         if len(list((root / "versions").glob("0*"))) == 1:

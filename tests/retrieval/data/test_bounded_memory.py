@@ -67,7 +67,7 @@ def test_single_value_beyond_the_budget_is_refused(tmp_path, monkeypatch):
 def test_batches_shrink_to_the_longest_entry_of_the_dictionary(tmp_path, monkeypatch):
     monkeypatch.setattr(parquet_chunks, "BATCH_BYTES", 1 << 20)
     file = repeated_text(tmp_path / "items.parquet", n_rows=100, n_chars=100_000)
-    sizes = [len(chunk) for chunk in parquet_chunks.read_parquet_chunks(file, required=(), wanted=None)]
+    sizes = [len(chunk) for chunk in parquet_chunks.read_parquet_chunks(file, required={}, wanted=None)]
     assert sizes == [10] * 10  # 2 ** 20 // 100_000 rows each
 
 

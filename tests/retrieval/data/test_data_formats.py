@@ -94,7 +94,7 @@ def test_both_csv_parsers_read_the_same(tmp_path, monkeypatch, lines, line_break
 
     def outcome():
         try:
-            chunks = list(csv_chunks.read_csv_chunks(file, required=(), wanted=None, encoding="utf-8", delimiter=","))
+            chunks = list(csv_chunks.read_csv_chunks(file, required={}, wanted=None, encoding="utf-8", delimiter=","))
         except ValueError as error:
             return str(error)
         rows = [row for chunk in chunks for row in chunk.rows.tolist()]

@@ -1,0 +1,48 @@
+"""New items are refused whole, with the row and the item named, before anything is made of them."""
+
+from __future__ import annotations
+
+import datetime
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from retrieval.update import add_items
+
+GOOD = {"item_id": ["extra-1", "extra-2"], "title": ["big red robot", "small cup"], "size": [3, 4]}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"title": ["big red robot", None]}, "row 1, item 'extra-2': expected a title, got none; give it one"),
+        ({"title": ["", "cup"]}, "row 0, item 'extra-1': expected a title, got ''"),
+        ({"title": ["cup", " \t"]}, "row 1, item 'extra-2': expected a title"),
+        ({"title": ["cup", float("nan")]}, "row 1, item 'extra-2': expected a title, got none"),
+        ({"title": ["cup", 7]}, r"row 1, item 'extra-2': expected text as title, got 7 \(int\); mend it"),
+        ({"description": [["a"], "b"]}, r"row 0, item 'extra-1': expected text as description, got \['a'\] \(list\)"),
+        ({"size": [3, "large"]}, r"row 1, item 'extra-2': expected a finite number as size, got 'large' \(str\)"),
+        ({"size": [3, np.inf]}, "expected a finite number as size, got inf"),
+        ({"size": [3, True]}, "expected a finite number as size, got True"),
+        ({"colour": ["red", datetime.date(2026, 1, 1)]}, "row 1, item 'extra-2': expected text as colour"),
+        ({"item_id": ["extra-1", None]}, "id"),
+    ],
+)
+def test_a_bad_item_is_refused_by_row_and_id(recommender, change, message):
+    before = len(recommender.item_ids)
+    with pytest.raises(ValueError, match=message):
+        add_items(recommender, pd.DataFrame({**GOOD, **change}))
+    assert len(recommender.item_ids) == before
+
+
+def test_the_columns_that_must_be_there_are_named(recommender):
+    with pytest.raises(ValueError, match="expected the columns item_id and title, got item_id, name; add title"):
+        add_items(recommender, pd.DataFrame({"item_id": ["extra"], "name": ["cup"]}))
+
+
+def test_attributes_may_be_missing_or_new(recommender):
+    frame = pd.DataFrame({**GOOD, "size": [3.5, None], "weight": [1, 2]})
+    larger = add_items(recommender, frame)
+    assert len(larger.item_ids) == len(recommender.item_ids) + 2
+    assert larger.search("big red robot", k=1, filters="size > 3 and weight = 1")[0].item_id == "extra-1"
