@@ -7,7 +7,8 @@ from indexes.exact import ExactIndex, build_exact
 from indexes.filters import filter_mask
 from indexes.hits import Hits, Index, merge, recall
 from indexes.hnsw import HnswIndex, build_hnsw
-from indexes.ivf import IvfIndex, build_ivf
+from indexes.ivf import IvfIndex
+from indexes.ivf_build import build_ivf
 from indexes.live import LiveIndex
 from indexes.live_storage import load_live, save_live
 from indexes.manifest import Manifest, read_manifest, verify_directory, write_manifest

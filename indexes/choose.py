@@ -6,7 +6,8 @@ from indexes.exact import build_exact
 from indexes.gpu import CAGRA, build_cagra
 from indexes.hits import Index
 from indexes.hnsw import build_hnsw
-from indexes.ivf import IVF_FAMILIES, build_ivf, default_n_lists
+from indexes.ivf import IVF_FAMILIES
+from indexes.ivf_build import KEEP, build_ivf, default_n_lists
 from indexes.tuning import TuningReport, tune
 from indexes.vectors import Progress, check_shape
 
@@ -26,7 +27,7 @@ def code_bits_for(recall_target: float) -> int:
 
 
 def estimate_bytes(family: str, n_items: int, dim: int, *, recall_target: float = 0.95) -> int:
-    """Return about how much memory an index of this family takes."""
+    """Return about how much memory an index of this family takes; "ivf_pq" less where a projection serves it."""
     per_item = {
         "exact": 4 * dim,
         "ivf": 4 * dim + ID_BYTES,
@@ -37,7 +38,7 @@ def estimate_bytes(family: str, n_items: int, dim: int, *, recall_target: float 
     }
     if family not in per_item:
         raise ValueError(f"family: expected one of {', '.join(FAMILIES)}, got {family!r}")
-    centroids = default_n_lists(n_items) * dim * 4 if family.startswith("ivf") else 0
+    centroids = default_n_lists(n_items, family=family) * dim * 4 if family.startswith("ivf") else 0
     return n_items * per_item[family] + centroids
 
 
@@ -119,12 +120,48 @@ def build_with_report(
         nothing = TuningReport("exact", recall_target, 0, 0, {}, 1.0, reached=True, trials=())
         return build_exact(vectors, progress=progress), nothing
     if family in IVF_FAMILIES:
-        code_bits = code_bits_for(recall_target)
-        built = build_ivf(vectors, family=family, code_bits=code_bits, seed=seed, device=device, progress=progress)
-    elif family == CAGRA:
+        return _build_lists(
+            vectors,
+            family=family,
+            queries=queries,
+            recall_target=recall_target,
+            seed=seed,
+            device=device,
+            progress=progress,
+        )
+    if family == CAGRA:
         built = build_cagra(vectors, progress=progress)
     elif family in FAMILIES:
         built = build_hnsw(vectors, family=family, seed=seed, progress=progress)
     else:
         raise ValueError(f"family: expected 'auto' or one of {', '.join(FAMILIES)}, got {family!r}")
     return tune(built, vectors, queries=queries, recall_target=recall_target, seed=seed)
+
+
+def _build_lists(
+    vectors: np.ndarray,
+    *,
+    family: str,
+    queries: np.ndarray | None,
+    recall_target: float,
+    seed: int,
+    device: str,
+    progress: Progress | None,
+) -> tuple[Index, TuningReport]:
+    """Build and tune inverted lists; what misses the target behind a projection is built again without one."""
+    code_bits = code_bits_for(recall_target)
+    for keep in (KEEP, 1) if code_bits == 6 else (1,):
+        built = build_ivf(
+            vectors,
+            family=family,
+            code_bits=code_bits,
+            keep=keep,
+            queries=queries,
+            seed=seed,
+            device=device,
+            progress=progress,
+        )
+        tuned, report = tune(built, vectors, queries=queries, recall_target=recall_target, seed=seed)
+        if report.reached or not built.projected:
+            break
+    return tuned, report

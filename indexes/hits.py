@@ -133,12 +133,13 @@ def merge(parts: list[Hits], k: int) -> Hits:
 
 def recalls(found: Hits, truth: Hits) -> np.ndarray:
     """Return the share of the true rows that each query found, float64; queries without a true row are left out."""
-    shares = []
-    for found_rows, true_rows in zip(found.rows, truth.rows, strict=True):
-        wanted = true_rows[true_rows >= 0]
-        if wanted.size:
-            shares.append(np.isin(wanted, found_rows).mean())
-    return np.array(shares, dtype=np.float64)
+    true = truth.rows >= 0
+    n_true = true.sum(axis=1)
+    # A number for each (query, row), so that one call compares all queries; -1, a missing hit, is no other's row.
+    width = max((int(rows.max()) for rows in (found.rows, truth.rows) if rows.size), default=0) + 2
+    first = width * np.arange(len(truth.rows), dtype=np.int64)[:, None] + 1
+    hit = np.isin(truth.rows + first, found.rows + first) & true
+    return (hit.sum(axis=1) / np.maximum(n_true, 1))[n_true > 0]
 
 
 def recall(found: Hits, truth: Hits) -> float:

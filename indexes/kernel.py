@@ -51,21 +51,47 @@ def search_refined(
     return index.search(queries, k, params=params)
 
 
-def new_lists(dim: int, n_lists: int, *, family: str, code_bits: int) -> Any:
+def new_lists(dim: int, n_lists: int, *, family: str, code_bits: int, projection: np.ndarray | None = None) -> Any:
     """Return an empty, untrained index of inverted lists: "ivf", "ivf_sq8" or "ivf_pq".
 
     Args:
         code_bits: 6 or 8, per dimension of the codes that refine "ivf_pq".
+        projection: float32 (dimensions left, dim), for "ivf_pq": what is stored lies behind it.
     """
+    if projection is not None:
+        dim = len(projection)
     quantizer, metric, kinds = _faiss.IndexFlatIP(dim), _faiss.METRIC_INNER_PRODUCT, _faiss.ScalarQuantizer
     if family == "ivf":
         return _faiss.IndexIVFFlat(quantizer, dim, n_lists, metric)
     if family == "ivf_sq8":
         return _faiss.IndexIVFScalarQuantizer(quantizer, dim, n_lists, kinds.QT_8bit, metric)
-    kind = {6: kinds.QT_6bit, 8: kinds.QT_8bit}[code_bits]
     n_pieces = dim // 2 if dim % 2 == 0 else dim
     base = _faiss.IndexIVFPQFastScan(quantizer, dim, n_lists, n_pieces, 4, metric)
-    return _faiss.IndexRefine(base, _faiss.IndexScalarQuantizer(dim, kind, metric))
+    if projection is None:
+        kind = {6: kinds.QT_6bit, 8: kinds.QT_8bit}[code_bits]
+        return _faiss.IndexRefine(base, _faiss.IndexScalarQuantizer(dim, kind, metric))
+    # Rotated dimensions are all as wide: one range for all of them rounds no worse and is read faster.
+    refined = _faiss.IndexRefine(base, _faiss.IndexScalarQuantizer(dim, kinds.QT_8bit_uniform, metric))
+    transform = _faiss.LinearTransform(projection.shape[1], dim, False)
+    _faiss.copy_array_to_vector(np.ascontiguousarray(projection, dtype=np.float32).ravel(), transform.A)
+    transform.is_trained = True
+    return _faiss.IndexPreTransform(transform, refined)
+
+
+def transform_of(index: Any) -> Any:
+    """Return the first of the transforms that vectors and queries of an IndexPreTransform go through."""
+    return _faiss.downcast_VectorTransform(index.chain.at(0))
+
+
+def is_projection(index: Any) -> bool:
+    """Tell whether an IndexPreTransform is what `new_lists` makes with a projection, its sizes fitting each other."""
+    if index.chain.size() != 1:
+        return False
+    transform = transform_of(index)
+    shape = transform.d_out, transform.d_in
+    plain = type(transform) is _faiss.LinearTransform and not transform.have_bias and transform.is_trained
+    plain = plain and index.index.metric_type == index.metric_type
+    return bool(plain and shape == (index.index.d, index.d) and transform.A.size() == shape[0] * shape[1])
 
 
 def search_given_lists(

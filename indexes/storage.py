@@ -23,7 +23,7 @@ from indexes.gpu import CAGRA
 from indexes.hits import Index, Param
 from indexes.hnsw import HnswIndex
 from indexes.ivf import IvfIndex
-from indexes.kernel import CagraGraph, list_ids, read, write_through
+from indexes.kernel import CagraGraph, is_projection, list_ids, read, write_through
 from indexes.manifest import Json, Manifest, read_manifest, verify_directory, write_manifest
 from indexes.milvus import MilvusIndex
 from indexes.milvus_storage import FAMILY as MILVUS
@@ -56,15 +56,15 @@ GOLDEN_TOLERANCE = 1e-3
 MIN_LOOP_LIMIT = 1_000
 
 FAISS_TYPES = {
-    "exact": (b"IxFI", faiss.IndexFlat),
-    "ivf": (b"IwFl", faiss.IndexIVFFlat),
-    "ivf_sq8": (b"IwSq", faiss.IndexIVFScalarQuantizer),
-    "ivf_pq": (b"IxRF", faiss.IndexRefine),
-    "hnsw": (b"IHNf", faiss.IndexHNSWFlat),
-    "hnsw_sq8": (b"IHNs", faiss.IndexHNSWSQ),
-    CAGRA: (b"IHc2", CagraGraph),
+    "exact": {b"IxFI": faiss.IndexFlat},
+    "ivf": {b"IwFl": faiss.IndexIVFFlat},
+    "ivf_sq8": {b"IwSq": faiss.IndexIVFScalarQuantizer},
+    "ivf_pq": {b"IxRF": faiss.IndexRefine, b"IxPT": faiss.IndexPreTransform},
+    "hnsw": {b"IHNf": faiss.IndexHNSWFlat},
+    "hnsw_sq8": {b"IHNs": faiss.IndexHNSWSQ},
+    CAGRA: {b"IHc2": CagraGraph},
 }
-"""By family, the first four bytes of its file and its class: everything else is refused."""
+"""By family, the first four bytes of its file and its class (without and with a projection): else it is refused."""
 
 # The limits of the FAISS reader are global to the process.
 _reading = threading.Lock()
@@ -166,22 +166,22 @@ def _facts(directory: Path, manifest: Manifest) -> _Facts:
 
 def _read_faiss(directory: Path, manifest: Manifest, facts: _Facts) -> Any:
     path = directory / INDEX_FILE
-    magic, kind = FAISS_TYPES[facts.text("family")]
+    kinds = FAISS_TYPES[facts.text("family")]
     size = manifest.files[INDEX_FILE].size_bytes
     if not path.is_file() or path.stat().st_size != size:
         raise DamagedArtefact(path, f"expected a file of {size} bytes")
     with path.open("rb") as file:
         start = file.read(4)
-    if start != magic:
-        raise DamagedArtefact(path, f"expected a FAISS file of type {magic!r}, got {start!r}")
+    if start not in kinds:
+        raise DamagedArtefact(path, f"expected a FAISS file of type {' or '.join(map(repr, kinds))}, got {start!r}")
     n_lists = int(facts.params().get("n_lists", 0))
     try:
         with _limits(vector_bytes=size, loops=max(MIN_LOOP_LIMIT, n_lists)):
             index = read(path)
     except (RuntimeError, MemoryError) as error:
         raise DamagedArtefact(path, f"FAISS cannot read it ({type(error).__name__})") from error
-    if not isinstance(index, kind):
-        raise DamagedArtefact(path, f"expected a {kind.__name__}, got a {type(index).__name__}")
+    if not isinstance(index, kinds[start]):
+        raise DamagedArtefact(path, f"expected a {kinds[start].__name__}, got a {type(index).__name__}")
     expected = facts.count("dim"), facts.count("n_items"), faiss.METRIC_INNER_PRODUCT
     if (index.d, index.ntotal, index.metric_type) != expected:
         found = (index.d, index.ntotal, index.metric_type)
@@ -206,6 +206,11 @@ def _limits(*, vector_bytes: int, loops: int) -> Iterator[None]:
 
 def _check_parts(path: Path, index: faiss.Index) -> None:
     """Check what is inside: parts of the types we build, and each row there exactly once."""
+    if isinstance(index, faiss.IndexPreTransform):
+        inner = faiss.downcast_index(index.index)
+        if not is_projection(index) or not isinstance(inner, faiss.IndexRefine) or inner.ntotal != index.ntotal:
+            raise DamagedArtefact(path, "its projection does not fit its codes")
+        index = inner
     if isinstance(index, faiss.IndexRefine):
         codes, index = faiss.downcast_index(index.refine_index), faiss.downcast_index(index.base_index)
         plain = isinstance(codes, faiss.IndexScalarQuantizer) and isinstance(index, faiss.IndexIVFPQFastScan)

@@ -28,11 +28,13 @@ def make_queries(vectors: np.ndarray, n_queries: int, *, seed: int = 1) -> np.nd
 class IndexContract:
     """A subclass's module gives the fixtures `vectors`, `index` (built from them) and 64 `queries`."""
 
+    dim = DIM
+
     def test_shapes_and_dtypes_are_as_declared(self, index: Index, queries: np.ndarray) -> None:
         hits = index.search(queries, 7)
         assert (hits.scores.shape, hits.rows.shape) == ((64, 7), (64, 7))
         assert (hits.scores.dtype, hits.rows.dtype) == (np.float32, np.int64)
-        assert (index.n_items, index.dim) == (N_ITEMS, DIM)
+        assert (index.n_items, index.dim) == (N_ITEMS, self.dim)
 
     def test_search_returns_best_first(self, index: Index, queries: np.ndarray) -> None:
         scores = index.search(queries, 50).scores
@@ -68,7 +70,7 @@ class IndexContract:
         assert np.isneginf(hits.scores[:, N_ITEMS:]).all()
 
     def test_no_queries_give_no_lines(self, index: Index) -> None:
-        assert index.search(np.empty((0, DIM), dtype=np.float32), 3).rows.shape == (0, 3)
+        assert index.search(np.empty((0, self.dim), dtype=np.float32), 3).rows.shape == (0, 3)
 
     def test_only_allowed_rows_are_returned(self, index: Index, queries: np.ndarray) -> None:
         for share in (0.5, 0.05):
@@ -119,14 +121,14 @@ class IndexContract:
 
     @pytest.mark.parametrize("bad", [np.nan, np.inf])
     def test_queries_without_a_direction_are_refused(self, index: Index, bad: float) -> None:
-        queries = np.zeros((3, DIM), dtype=np.float32)
+        queries = np.zeros((3, self.dim), dtype=np.float32)
         queries[1, 4] = bad
         with pytest.raises(ValueError, match="NaN or infinity in row 1"):
             index.search(queries, 3)
 
     def test_wrong_shapes_and_counts_are_refused(self, index: Index) -> None:
-        good = np.zeros((1, DIM), dtype=np.float32)
-        with pytest.raises(ValueError, match=rf"expected shape \(n_queries, {DIM}\), got \(1, 5\)"):
+        good = np.zeros((1, self.dim), dtype=np.float32)
+        with pytest.raises(ValueError, match=rf"expected shape \(n_queries, {self.dim}\), got \(1, 5\)"):
             index.search(np.zeros((1, 5), dtype=np.float32), 3)
         with pytest.raises(ValueError, match="k: expected an integer of at least 1, got 0"):
             index.search(good, 0)

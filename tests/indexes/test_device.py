@@ -30,6 +30,7 @@ from indexes.device import DeviceIndex
 from indexes.exact_torch import TorchExactIndex
 from indexes.ivf_gpu import GpuIvfIndex
 from indexes.kernel import CagraGraph
+from tests.indexes import test_projection
 from tests.indexes.contract import N_ITEMS, IndexContract, make_queries
 
 ON = "cuda" if torch.cuda.is_available() else "cpu"
@@ -136,6 +137,16 @@ class TestGpuIvf(IndexContract):
 @pytest.mark.parametrize("family", ["ivf", "ivf_sq8", "ivf_pq"])
 def test_a_build_with_a_gpu_is_the_same_and_leaves_nothing_of_it_behind(family: str, vectors: np.ndarray) -> None:
     with_gpu, without = (build_ivf(vectors, family=family, n_lists=20, device=device) for device in ("auto", "cpu"))
+    assert with_gpu.lists.clustering_index is None
+    assert isinstance(faiss.downcast_index(with_gpu.lists.quantizer), faiss.IndexFlat)
+    np.testing.assert_array_equal(with_gpu.search(vectors[:40], 20).rows, without.search(vectors[:40], 20).rows)
+
+
+@pytest.mark.usefixtures("pretend")
+def test_lists_behind_a_projection_are_built_with_a_gpu_too() -> None:
+    vectors = test_projection.make_vectors()
+    with_gpu, without = (build_ivf(vectors, family="ivf_pq", n_lists=20, device=device) for device in ("auto", "cpu"))
+    assert with_gpu.projected
     assert with_gpu.lists.clustering_index is None
     assert isinstance(faiss.downcast_index(with_gpu.lists.quantizer), faiss.IndexFlat)
     np.testing.assert_array_equal(with_gpu.search(vectors[:40], 20).rows, without.search(vectors[:40], 20).rows)
