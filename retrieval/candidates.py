@@ -89,8 +89,9 @@ def gather_candidates(
     features = standardise(raw, rows)
     new = _new_items(sources, rows)
     if new is not None:
-        # How popular a new item is nobody knows yet; that it is the least popular of all would be a guess.
-        features[:, :, [source.name for source in sources].index(PopularSource.name)] *= ~new
+        popular = [source.name for source in sources].index(PopularSource.name)
+        for column in (popular, len(sources) + popular):
+            features[:, :, column] = _as_average(features[:, :, column], new, rows >= 0)
         told = [features[:, :, place] for place, source in enumerate(sources) if source.name in READING]
         features = np.concatenate([features, np.stack([np.ones(rows.shape), *told], axis=2) * new[:, :, None]], axis=2)
     return Candidates(
@@ -105,6 +106,16 @@ def _new_items(sources: Sequence[Source], rows: np.ndarray) -> np.ndarray | None
     """Which candidates nobody took: bool (n_users, depth); None where no source counts interactions."""
     popular = next((source for source in sources if isinstance(source, PopularSource)), None)
     return None if popular is None else popular.untaken[np.maximum(rows, 0)] & (rows >= 0)
+
+
+def _as_average(values: np.ndarray, new: np.ndarray, real: np.ndarray) -> np.ndarray:
+    """The values, and at new items the mean of the user's others.
+
+    How popular a new item is nobody knows yet; that it is the least popular of all would be a guess, and the wrong one.
+    """
+    known = real & ~new
+    mean = (values * known).sum(axis=1, keepdims=True) / np.maximum(known.sum(axis=1, keepdims=True), 1)
+    return np.where(new, mean, values)
 
 
 def standardise(raw: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -8,26 +8,23 @@ on later interactions passes only what came before them, so no evaluated target 
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from rerank import Reranker
-from retrieval.catalogue import Catalogue, render_items
+from retrieval.catalogue import Catalogue
+from retrieval.clock import Clock, Say
 from retrieval.config import Config
 from retrieval.data import Interactions, Items
-from retrieval.encoder.finetune import FinetuneReport, finetune_encoder, wants_finetuning
+from retrieval.encoder.finetune import wants_finetuning
 from retrieval.encoder.text_encoder import TextEncoder
 from retrieval.encoder.train import TrainedHead
+from retrieval.fit_fusions import fit_final_fusion, fit_plain_fusion, fit_recall_fusion, recall_worlds
 from retrieval.fit_steps import (
     catalogue_of,
     cross_fitted_lists,
-    fit_final_fusions,
-    fit_recall_fusion,
+    finetuned,
     load_encoder,
     sources_on,
     train_on_lists,
@@ -41,7 +38,6 @@ from retrieval.stage_one import SourceSettings, Validation
 from retrieval.two_stage import TwoStage
 
 log = logging.getLogger(__name__)
-Say = Callable[[str], None]
 
 
 @dataclass
@@ -62,24 +58,6 @@ class Fitted:
     def validation_ndcg(self) -> float:
         """NDCG@10 of the final list on validation users the fusion was not fitted on (cross-validated)."""
         return self.model.final_fusion.figures["fused"]["held_out"]
-
-
-class Clock:
-    """Wall seconds per named step, said as they begin."""
-
-    def __init__(self, say: Say) -> None:
-        self.seconds: dict[str, float] = {}
-        self.say = say
-
-    @contextmanager
-    def step(self, name: str, what: str):
-        """Time a block under a name; several blocks of one name add up."""
-        self.say(what)
-        started = time.monotonic()
-        try:
-            yield
-        finally:
-            self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - started
 
 
 def histories_of(interactions: Interactions) -> list[np.ndarray]:
@@ -149,72 +127,38 @@ def fit(
     base, validation = hold_out(
         histories, max_users=config.lists.validation_users, keep_seen=config.keep_seen, seed=config.seed
     )
-    encoder, finetuning = _finetune(
-        encoder or load_encoder(config), items, base, validation, config, clock, progress, checkpoints
+    encoder, finetuning = finetuned(
+        encoder or load_encoder(config),
+        items,
+        base,
+        validation,
+        config,
+        clock,
+        progress=progress,
+        checkpoints=checkpoints,
     )
     with clock.step("embed", f"embed {len(items):,} items"):
         catalogue = catalogue_of(items, encoder, config, progress=progress)
     draft, worlds, settings, head = _fit_recall(catalogue, base, validation, config, settings, clock, progress)
-    stop, rest = split_validation(validation, share=config.lists.stop_share, seed=config.seed)
-    allowed = could_be_right([*base, validation.targets], catalogue.n_items, new_items=config.lists.new_items)
-    if config.use_reranker:
-        shown, stopping = shown_of(interactions), World(draft.sources, stop, allowed)
-        reranker = _fit_reranker(draft, base, shown, stopping, settings, config, clock, progress, checkpoints)
-    else:
-        reranker = None
-    with clock.step("fusion", "fit the final fusion on validation"):
-        worlds = [World(draft.sources, rest, allowed), *worlds]
-        plain_fusion, final_fusion = fit_final_fusions(replace(draft, reranker=reranker), worlds, config)
+    draft = _fit_second_stage(
+        draft, base, validation, worlds, shown_of(interactions), settings, config, clock, progress, checkpoints
+    )
     with clock.step("refit", "fit head and sources again on all interactions"):
         label = "recall head" if progress else None
         head_again = train_recall_head(catalogue, histories, config, passes=head.passes, progress=label)
         sources = sources_on(catalogue, histories, head_again, settings, config)
-    model = replace(draft, sources=sources, reranker=reranker, final_fusion=final_fusion)
-    without = replace(model, reranker=None, final_fusion=plain_fusion)
+    model = replace(draft, sources=sources)
+    without = replace(model, reranker=None, final_fusion=model.plain_fusion)
     record: dict[str, object] = {
         "n_validation_users": len(validation.targets),
         "finetune": finetuning,
         "recall_fusion": draft.recall_fusion.figures,
-        "final_fusion": final_fusion.figures,
-        "final_fusion_without_rerank": plain_fusion.figures,
+        "final_fusion": model.final_fusion.figures,
+        "final_fusion_without_rerank": model.plain_fusion.figures,
         "head_curve": head.curve,
         "source_settings": asdict(settings),
     }
     return Fitted(model, without, settings, clock.seconds, record)
-
-
-def _finetune(
-    encoder: TextEncoder,
-    items: Items,
-    base: list[np.ndarray],
-    validation: Validation,
-    config: Config,
-    clock: Clock,
-    progress: bool,
-    checkpoints: Path | None,
-) -> tuple[TextEncoder, dict[str, object] | None]:
-    """BERT itself, trained on the histories before the held-out items, where the configuration wants that."""
-    if not wants_finetuning(config.encoder.finetune, device=config.device):
-        return encoder, None
-    reports: list[FinetuneReport] = []
-    with clock.step("finetune", "fine-tune the text encoder"):
-        texts, titles = render_items(items, config.text)
-        encoder = finetune_encoder(
-            encoder,
-            texts,
-            base,
-            text_config=config.text,
-            config=replace(config.finetune, seed=config.seed),
-            titles=titles,
-            validation=(validation.histories, validation.targets),
-            keep_seen=validation.keep_seen,
-            device=config.device,
-            output_directory=checkpoints / "encoder" if checkpoints else None,
-            progress="fine-tune" if progress else None,
-            report=reports.append,
-        )
-    clock.say(str(reports[0]))
-    return encoder, asdict(reports[0])
 
 
 def _fit_recall(
@@ -243,27 +187,44 @@ def _fit_recall(
     with clock.step("fusion", "fit the recall fusion on validation"):
         allowed = could_be_right([*base, validation.targets], catalogue.n_items, new_items=config.lists.new_items)
         fusion = fit_recall_fusion(catalogue, [World(sources, validation, allowed), *worlds], config)
-    return TwoStage(catalogue, sources, config.depths, fusion, None, fusion), worlds, settings, head
+    # There is no second stage yet: the recall fusion stands in for its two fusions.
+    return TwoStage(catalogue, sources, config.depths, fusion, fusion, None, fusion), worlds, settings, head
 
 
-def _fit_reranker(
+def _fit_second_stage(
     draft: TwoStage,
     base: list[np.ndarray],
+    validation: Validation,
+    worlds: list[World],
     shown: list[Shown] | None,
-    stop: World,
     settings: SourceSettings,
     config: Config,
     clock: Clock,
     progress: bool,
     checkpoints: Path | None,
-) -> Reranker | None:
-    """Lists from cross-fitted sources, then GPT-2 trained on them."""
+) -> TwoStage:
+    """The best order without GPT-2; GPT-2, which learns to correct it from cross-fitted lists; the score of both."""
+    stop, rest = split_validation(validation, share=config.lists.stop_share, seed=config.seed)
+    known = [*base, validation.targets]
+    allowed = could_be_right(known, draft.catalogue.n_items, new_items=config.lists.new_items)
+    worlds = [World(draft.sources, rest, allowed), *worlds]
+    with clock.step("fusion", "fit the fusion without GPT-2 on validation"):
+        found = recall_worlds(draft, worlds)
+        plain_fusion, priors = fit_plain_fusion(draft, found, worlds, config)
+    draft = replace(draft, plain_fusion=plain_fusion, final_fusion=plain_fusion)
+    if not config.use_reranker:
+        return draft
     with clock.step("lists", "make the reranker's training lists"):
-        lists = cross_fitted_lists(
-            draft.catalogue, base, shown, draft.recall_fusion, settings, config, progress=progress
-        )
+        fusions = (draft.recall_fusion, plain_fusion)
+        lists = cross_fitted_lists(draft.catalogue, base, shown, fusions, settings, config, progress=progress)
     with clock.step("train_reranker", f"train the reranker on {len(lists):,} lists"):
-        return train_on_lists(draft, lists, stop, config, progress=progress, checkpoints=checkpoints)
+        stopping = World(draft.sources, stop, allowed)
+        reranker = train_on_lists(draft, lists, stopping, config, progress=progress, checkpoints=checkpoints)
+    if reranker is None:
+        return draft
+    with clock.step("fusion", "fit the final fusion on validation"):
+        draft = replace(draft, reranker=reranker)
+        return replace(draft, final_fusion=fit_final_fusion(draft, found, priors, worlds, config))
 
 
 def refit(fitted: Fitted, interactions: Interactions, config: Config, *, progress: bool = False) -> TwoStage:

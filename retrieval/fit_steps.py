@@ -5,20 +5,22 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 
 from rerank import Reranker, train_reranker
-from retrieval.candidates import feature_names, gather_candidates
-from retrieval.catalogue import Catalogue, make_catalogue
+from retrieval.catalogue import Catalogue, make_catalogue, render_items
+from retrieval.clock import Clock
 from retrieval.config import Config
 from retrieval.data import Items
 from retrieval.encoder.cache import VectorCache
+from retrieval.encoder.finetune import FinetuneReport, finetune_encoder, wants_finetuning
 from retrieval.encoder.text_encoder import TextEncoder
 from retrieval.encoder.train import TrainedHead
-from retrieval.fusion import Fusion, FusionLists, fit_fusion
+from retrieval.fit_fusions import validation_queries
+from retrieval.fusion import Fusion
 from retrieval.new_items import (
     World,
     choose_new,
@@ -28,7 +30,7 @@ from retrieval.new_items import (
     positions_among,
 )
 from retrieval.rerank_lists import LazyLists, RerankList, Shown, choose_positions, list_of, make_lists
-from retrieval.sources import Queries, Source
+from retrieval.sources import Source
 from retrieval.stage_one import (
     SourceSettings,
     Validation,
@@ -42,7 +44,6 @@ from retrieval.two_stage import (
     batch_size,
     context_of,
     final_feature_names,
-    final_features,
     trained_vectors_of,
 )
 
@@ -123,58 +124,6 @@ def sources_on(
     )
 
 
-def validation_queries(catalogue: Catalogue, validation: Validation) -> Queries:
-    """The validation users' queries; where seen items may come again nothing is excluded."""
-    exclude = [_EMPTY] * len(validation.targets) if validation.keep_seen else None
-    return catalogue.queries(validation.histories, exclude=exclude)
-
-
-def fit_recall_fusion(catalogue: Catalogue, worlds: Sequence[World], config: Config) -> Fusion:
-    """The fusion that orders the union of the sources, fitted on the validation users' unions."""
-    parts = []
-    for world in worlds:
-        queries = validation_queries(catalogue, world.validation)
-        for part in in_batches(len(queries), batch_size(catalogue.n_items)):
-            pool = gather_candidates(
-                world.sources, sub_queries(queries, part), per_source=config.depths.per_source, allowed=world.allowed
-            )
-            # Only the union's plausible part is learned from: what no source ranks high decides nothing at the top.
-            ranks = pool.features[:, :, len(world.sources) : 2 * len(world.sources)]
-            pool = pool.ordered(ranks.max(axis=2), depth=2 * config.depths.rerank)
-            parts.append((pool.features, pool.rows))
-    return fit_fusion(_lists(parts, worlds), feature_names(worlds[0].sources), seed=config.seed)
-
-
-def fit_final_fusions(model: TwoStage, worlds: Sequence[World], config: Config) -> tuple[Fusion, Fusion]:
-    """Fusions of the candidates stage one passes on, without and with the rerank logit (one without a reranker)."""
-    plain, reranked = [], []
-    for world in worlds:
-        tried = replace(model, sources=world.sources)
-        queries = validation_queries(model.catalogue, world.validation)
-        for part in in_batches(len(queries), batch_size(model.catalogue.n_items)):
-            batch = sub_queries(queries, part)
-            candidates = tried.recall(batch, allowed=world.allowed)
-            plain.append((candidates.features, candidates.rows))
-            if model.reranker is not None:
-                reranked.append((final_features(candidates, tried.rerank(batch, candidates)), candidates.rows))
-    names = final_feature_names(model, reranked=False)
-    plain_fusion = fit_fusion(_lists(plain, worlds), names, seed=config.seed)
-    if model.reranker is None:
-        return plain_fusion, plain_fusion
-    names = final_feature_names(model, reranked=True)
-    return plain_fusion, fit_fusion(_lists(reranked, worlds), names, seed=config.seed)
-
-
-def _lists(parts: list[tuple[np.ndarray, np.ndarray]], worlds: Sequence[World]) -> FusionLists:
-    """Batches of features and rows as one padded set of lists."""
-    depth = max(rows.shape[1] for _, rows in parts)
-    features = [np.pad(f, ((0, 0), (0, depth - f.shape[1]), (0, 0))) for f, _ in parts]
-    rows = [np.pad(r, ((0, 0), (0, depth - r.shape[1])), constant_values=-1) for _, r in parts]
-    targets = np.concatenate([world.validation.targets for world in worlds])
-    contexts = np.concatenate([context_of(world.validation.histories) for world in worlds])
-    return FusionLists(np.concatenate(features), np.concatenate(rows), targets, contexts)
-
-
 def world_with_new_items(
     catalogue: Catalogue,
     histories: Sequence[np.ndarray],
@@ -192,7 +141,8 @@ def world_with_new_items(
     if not new.any() or not len(left.targets):
         return []
     known = [*histories, validation.targets]
-    allowed = could_be_right(known, catalogue.n_items, new_items=config.lists.new_items)
+    share, n_new = config.lists.new_items, int(new.sum())
+    allowed = could_be_right(known, catalogue.n_items, new_items=share, n_new=n_new, seed=config.seed)
     return [World(sources_on(catalogue, forget(histories, new), head, settings, config), left, allowed)]
 
 
@@ -200,20 +150,24 @@ def cross_fitted_lists(
     catalogue: Catalogue,
     histories: list[np.ndarray],
     shown: list[Shown] | None,
-    recall_fusion: Fusion,
+    fusions: tuple[Fusion, Fusion],
     settings: SourceSettings,
     config: Config,
     *,
     progress: bool = False,
 ) -> list[RerankList]:
-    """The reranker's training lists from these histories (validation targets are not in them); see `rerank_lists`."""
+    """The reranker's training lists from these histories (validation targets are not in them); see `rerank_lists`.
+
+    fusions: the recall fusion and the plain one.
+    """
     rng = np.random.default_rng(config.seed)
     fold = rng.permutation(len(histories)) % config.lists.folds
-    allowed = could_be_right(histories, catalogue.n_items, new_items=config.lists.new_items)
     made: list[RerankList] = []
     for number in range(config.lists.folds):
         # What a fold's sources have not seen: its users, and some items that are new to them.
         new = choose_new(catalogue.n_items, config.lists.new_items, config.seed + 1 + number)
+        share, n_new = config.lists.new_items, int(new.sum())
+        allowed = could_be_right(histories, catalogue.n_items, new_items=share, n_new=n_new, seed=config.seed + number)
         others = [history if fold[user] != number else _EMPTY for user, history in enumerate(histories)]
         others = forget(others, new)
         label = f"fold {number + 1}/{config.lists.folds}" if progress else None
@@ -230,7 +184,7 @@ def cross_fitted_lists(
         made += make_lists(
             catalogue,
             sources,
-            recall_fusion,
+            *fusions,
             positions,
             trained_vectors=trained_vectors_of(sources),
             allowed=allowed,
@@ -259,9 +213,11 @@ def train_on_lists(
     queries = validation_queries(catalogue, users)
     for part in in_batches(len(queries), batch_size(model.catalogue.n_items)):
         candidates = model.recall(sub_queries(queries, part), allowed=stop.allowed)
+        histories = users.histories[part]
+        prior = model.plain_fusion.score(candidates.features, context_of(histories))
         for user, target in enumerate(users.targets[part]):
             if target in candidates.rows[user]:
-                held.append(list_of(candidates, user, users.histories[part][user], target, model.trained_vectors))
+                held.append(list_of(candidates, prior, user, histories[user], target, model.trained_vectors))
     if not lists or not held:
         return None
     soft = config.rerank.vector_dim > 0
@@ -288,3 +244,38 @@ def train_on_lists(
         report = reranker.fit_cascade(validation, n_blocks=reranker.config.n_layer // 2, keep=keep)
         log.info("cascade %s: %s", "on" if report.accepted else "off", report)
     return reranker
+
+
+def finetuned(
+    encoder: TextEncoder,
+    items: Items,
+    base: list[np.ndarray],
+    validation: Validation,
+    config: Config,
+    clock: Clock,
+    *,
+    progress: bool,
+    checkpoints: Path | None,
+) -> tuple[TextEncoder, dict[str, object] | None]:
+    """BERT itself, trained on the histories before the held-out items, where the configuration wants that."""
+    if not wants_finetuning(config.encoder.finetune, device=config.device):
+        return encoder, None
+    reports: list[FinetuneReport] = []
+    with clock.step("finetune", "fine-tune the text encoder"):
+        texts, titles = render_items(items, config.text)
+        encoder = finetune_encoder(
+            encoder,
+            texts,
+            base,
+            text_config=config.text,
+            config=replace(config.finetune, seed=config.seed),
+            titles=titles,
+            validation=(validation.histories, validation.targets),
+            keep_seen=validation.keep_seen,
+            device=config.device,
+            output_directory=checkpoints / "encoder" if checkpoints else None,
+            progress="fine-tune" if progress else None,
+            report=reports.append,
+        )
+    clock.say(str(reports[0]))
+    return encoder, asdict(reports[0])

@@ -118,6 +118,17 @@ def fit_fusion(lists: FusionLists, names: Sequence[str], *, seed: int = 0) -> Fu
     Raises:
         ValueError: fewer than 2 lists hold their target, so that nothing can be learned.
     """
+    return fit_with_held_out(lists, names, seed=seed)[0]
+
+
+def fit_with_held_out(lists: FusionLists, names: Sequence[str], *, seed: int = 0) -> tuple[Fusion, np.ndarray]:
+    """Do as `fit_fusion` does, and return what fits without their own fold say of the lists: float (n_lists, depth).
+
+    From these scores a later stage can learn; the fusion's own know the answers.
+
+    Raises:
+        ValueError: fewer than 2 lists hold their target, so that nothing can be learned.
+    """
     is_target = lists.rows == lists.target[:, None]
     holds = is_target.any(axis=1)
     if holds.sum() < 2:
@@ -128,8 +139,10 @@ def fit_fusion(lists: FusionLists, names: Sequence[str], *, seed: int = 0) -> Fu
     mean, deviation = float(lists.context.mean()), float(max(lists.context.std(), 1e-6))
     everyone = Lists(lists.features, (lists.context - mean) / deviation, lists.rows, is_target.argmax(axis=1))
     fold = np.random.default_rng(seed).permutation(len(lists.target)) % _FOLDS
-    held_out = _held_out(everyone, lists.target, holds, fold)
+    apart = _held_out(everyone, holds, fold)
+    held_out = {penalty: float(list_ndcg(found, lists.rows, lists.target).mean()) for penalty, found in apart.items()}
     penalty = max(held_out, key=lambda value: held_out[value])
+    unseen = apart[penalty]
     alone = {
         name: float(list_ndcg(lists.features[:, :, column], lists.rows, lists.target).mean())
         for column, name in enumerate(names)
@@ -148,7 +161,7 @@ def fit_fusion(lists: FusionLists, names: Sequence[str], *, seed: int = 0) -> Fu
         )
         weights = np.zeros(2 * len(names))
         weights[list(names).index(best)] = 1.0
-        scores = _score(lists.features, everyone.context, weights)
+        unseen = scores = _score(lists.features, everyone.context, weights)
     figures = {
         "fused": {
             "held_out": held_out[penalty],
@@ -157,12 +170,13 @@ def fit_fusion(lists: FusionLists, names: Sequence[str], *, seed: int = 0) -> Fu
         "alone": alone,
         "without": _without(everyone, weights, names, lists.target),
     }
-    return Fusion(tuple(names), weights, mean, deviation, _calibrate(scores, lists.rows, lists.target), figures)
+    calibration = _calibrate(scores, lists.rows, lists.target)
+    return Fusion(tuple(names), weights, mean, deviation, calibration, figures), unseen
 
 
-def _held_out(lists: Lists, target: np.ndarray, holds: np.ndarray, fold: np.ndarray) -> dict[float, float]:
-    """NDCG@10 on folds that were not fitted on, by penalty; each fit begins where that of the next penalty ended."""
-    scores = {penalty: np.zeros(lists.rows.shape) for penalty in _PENALTIES}
+def _held_out(lists: Lists, holds: np.ndarray, fold: np.ndarray) -> dict[float, np.ndarray]:
+    """Scores of folds that were not fitted on, by penalty; each fit begins where that of the next penalty ended."""
+    scores = {penalty: np.zeros(lists.rows.shape, dtype=np.float32) for penalty in _PENALTIES}
     for part in range(_FOLDS):
         test = fold == part
         if not ((holds & ~test).any() and test.any()):
@@ -171,7 +185,7 @@ def _held_out(lists: Lists, target: np.ndarray, holds: np.ndarray, fold: np.ndar
         for penalty in sorted(_PENALTIES, reverse=True):
             fitted = fit_logit(train, penalty, fitted)
             scores[penalty][test] = _score(lists.features[test], lists.context[test], fitted)
-    return {penalty: float(list_ndcg(found, lists.rows, target).mean()) for penalty, found in scores.items()}
+    return scores
 
 
 def _without(lists: Lists, weights: np.ndarray, names: Sequence[str], target: np.ndarray) -> dict[str, float]:

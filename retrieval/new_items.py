@@ -2,8 +2,11 @@
 
 Every item that is held out for validation was taken before, so whatever is fitted on validation alone learns that an
 item without interactions is never right, and new items would never be shown. In a world where a random tenth of the
-items has no interactions, some of the held-out items are new. And an item that nobody took in any world could not be
-right in one: as a candidate it would only teach that new items are wrong, so what is fitted does not see it.
+items has no interactions, some of the held-out items are new.
+
+An item that nobody ever took is never right in any world. How often such items will be right nobody can know: they may
+have come yesterday, or have been refused for years. We say half of what is new will be wanted as much as other items
+are, and half not at all: beside the items made new stand, at the most, as many that nobody ever took.
 """
 
 from __future__ import annotations
@@ -36,13 +39,23 @@ def choose_new(n_items: int, share: float, seed: int) -> np.ndarray:
     return np.random.default_rng((seed, n_items)).random(n_items) < share
 
 
-def could_be_right(histories: Sequence[np.ndarray], n_items: int, *, new_items: float) -> np.ndarray:
-    """The items whose absence from the held-out items means something: bool (n_items,).
+def could_be_right(
+    histories: Sequence[np.ndarray], n_items: int, *, new_items: float, n_new: int = 0, seed: int = 0
+) -> np.ndarray:
+    """The items that may be candidates in a world: those that somebody took, then or later; bool (n_items,).
 
-    Those that somebody took, then or later; where no new items are expected (a share of 0), all: then an item without
-    interactions is one that nobody wants.
+    Args:
+        new_items: the configured share; where no new items are expected (0), all items may: then an item without
+            interactions is one that nobody wants.
+        n_new: how many items the world makes new; at the most as many that nobody took are drawn to stand beside them.
     """
-    return count_items(histories, n_items) > 0 if new_items else np.ones(n_items, dtype=bool)
+    taken = count_items(histories, n_items) > 0
+    if not new_items:
+        return np.ones(n_items, dtype=bool)
+    never = np.flatnonzero(~taken)
+    drawn = np.random.default_rng((seed, n_items, 1)).choice(never, min(n_new, len(never)), replace=False)
+    taken[drawn] = True
+    return taken
 
 
 def forget(histories: Sequence[np.ndarray], new: np.ndarray) -> list[np.ndarray]:

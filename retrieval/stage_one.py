@@ -13,7 +13,7 @@ from indexes import build_index
 from retrieval.catalogue import Catalogue
 from retrieval.encoder.heads import HeadConfig, RecallHead
 from retrieval.encoder.steps import HeadTraining
-from retrieval.encoder.train import TrainedHead, embed_items, train_head
+from retrieval.encoder.train import TrainedHead, embed_items, embed_users, train_head
 from retrieval.sources import (
     ContentSource,
     DenseSource,
@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 
 # Settings are chosen on so many validation users at the most: differences that need more do not matter.
 CHOOSING_USERS = 3_000
+INDEX_QUERIES = 1_000
 
 
 @dataclass(frozen=True)
@@ -139,8 +140,12 @@ def fit_sources(
         ).tocsr()
     ease = ease_matrix(histories, n_items, regularisation=settings.ease_regularisation)
     transitions = transitions_of(followers(histories, n_items), count_items(histories, n_items), settings)
+    # An approximate index is tuned on what it will be asked: users, who lie elsewhere than the items.
+    some = sample_histories(histories, INDEX_QUERIES, seed=seed)
+    asked = embed_users(head, vectors, some) if some else None
+    index = build_index(vectors, family=family, seed=seed, device=device, queries=asked)
     sources: list[Source] = [
-        DenseSource(head, build_index(vectors, family=family, seed=seed, device=device), vectors),
+        DenseSource(head, index, vectors),
         ItemItemSource(
             "neighbours", neighbours, decay=settings.neighbours_decay, text_weight=settings.neighbours_content
         ),
@@ -153,6 +158,15 @@ def fit_sources(
     if keep_seen:
         sources.append(RepeatSource(n_items, decay=settings.repeat_decay))
     return tuple(sources)
+
+
+def sample_histories(histories: Sequence[np.ndarray], n: int, *, seed: int) -> list[np.ndarray]:
+    """n histories at random of those that are not empty (all, if there are no more)."""
+    known = [history for history in histories if len(history)]
+    if len(known) <= n:
+        return known
+    chosen = np.random.default_rng(seed).choice(len(known), n, replace=False)
+    return [known[place] for place in sorted(chosen.tolist())]
 
 
 def in_batches(n: int, size: int) -> list[slice]:

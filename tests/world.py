@@ -62,8 +62,11 @@ def item_frame() -> pd.DataFrame:
 
 
 def walk_of(number: int) -> list[int]:
-    """The places on the ring that user `number` of a topic took, oldest first: 5 to 8 of them, one after another."""
-    return [(number + step) % RING for step in range(5 + number % 4)]
+    """The places on the ring that user `number` of a topic took, oldest first: 5 to 8 of them, one after another.
+
+    Every place is somebody's last as often as any other: otherwise popularity would tell what is held out.
+    """
+    return [(number + step) % RING for step in range(5 + (number + number // RING) % 4)]
 
 
 def interaction_frame() -> pd.DataFrame:

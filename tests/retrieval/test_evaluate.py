@@ -83,6 +83,9 @@ def test_contributions_are_what_is_lost_without_a_part(evaluated):
         "lexical",
         "popular",
         "new",
+        "words",
+        "category",
+        "brand",
         "rerank",
     }
 

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from retrieval import fit_steps, source_choice, stage_one
+from retrieval import fit_fusions, fit_steps, source_choice, stage_one
 from retrieval.data import Impressions, Interactions, leave_last_out
 from retrieval.encoder.text_encoder import TextEncoder
 from retrieval.evaluate import evaluate
@@ -69,7 +69,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
         watch(module, "ease_matrix", lambda histories, *_, **__: seen.add("ease", *histories))
         watch(module, "followers", lambda histories, *_, **__: seen.add("transitions", *histories))
     watch(fit_steps, "train_reranker", lists)
-    watch(fit_steps, "fit_fusion", fusion)
+    watch(fit_fusions, "fit_fusion", fusion)
     real = PopularSource.fit.__func__  # type: ignore[attr-defined]
 
     def popular(cls, histories, n_items):
@@ -169,7 +169,7 @@ def test_the_sources_behind_a_fold_never_saw_its_users(interactions, items, enco
         fitted.model.catalogue,
         histories_of(interactions),
         None,
-        fitted.model.recall_fusion,
+        (fitted.model.recall_fusion, fitted.model.plain_fusion),
         fitted.settings,
         config,
     )

@@ -1,0 +1,99 @@
+"""The three fusions, fitted on the validation users of every world: recall, without GPT-2, with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from retrieval.candidates import Candidates, feature_names, gather_candidates
+from retrieval.catalogue import Catalogue
+from retrieval.config import Config
+from retrieval.fusion import Fusion, FusionLists, fit_fusion, fit_with_held_out
+from retrieval.new_items import World
+from retrieval.sources import Queries
+from retrieval.stage_one import Validation, in_batches, sub_queries
+from retrieval.two_stage import TwoStage, batch_size, context_of, final_feature_names, final_features
+
+_EMPTY = np.empty(0, dtype=np.int64)
+
+
+def validation_queries(catalogue: Catalogue, validation: Validation) -> Queries:
+    """The validation users' queries; where seen items may come again nothing is excluded."""
+    exclude = [_EMPTY] * len(validation.targets) if validation.keep_seen else None
+    return catalogue.queries(validation.histories, exclude=exclude)
+
+
+def fit_recall_fusion(catalogue: Catalogue, worlds: Sequence[World], config: Config) -> Fusion:
+    """The fusion that orders the union of the sources, fitted on the validation users' unions."""
+    parts = []
+    for world in worlds:
+        queries = validation_queries(catalogue, world.validation)
+        for part in in_batches(len(queries), batch_size(catalogue.n_items)):
+            pool = gather_candidates(
+                world.sources, sub_queries(queries, part), per_source=config.depths.per_source, allowed=world.allowed
+            )
+            # Only the union's plausible part is learned from: what no source ranks high decides nothing at the top.
+            ranks = pool.features[:, :, len(world.sources) : 2 * len(world.sources)]
+            pool = pool.ordered(ranks.max(axis=2), depth=2 * config.depths.rerank)
+            parts.append((pool.features, pool.rows))
+    return fit_fusion(_lists(parts, worlds), feature_names(worlds[0].sources), seed=config.seed)
+
+
+@dataclass(frozen=True)
+class Recalled:
+    """A batch of validation users and what stage one passes on for them, by a model with a world's sources."""
+
+    model: TwoStage
+    queries: Queries
+    candidates: Candidates
+
+
+def recall_worlds(model: TwoStage, worlds: Sequence[World]) -> list[Recalled]:
+    """Stage one for the validation users of all worlds, in batches and in order."""
+    found = []
+    for world in worlds:
+        tried = replace(model, sources=world.sources)
+        queries = validation_queries(model.catalogue, world.validation)
+        for part in in_batches(len(queries), batch_size(model.catalogue.n_items)):
+            batch = sub_queries(queries, part)
+            found.append(Recalled(tried, batch, tried.recall(batch, allowed=world.allowed)))
+    return found
+
+
+def fit_plain_fusion(
+    model: TwoStage, found: list[Recalled], worlds: Sequence[World], config: Config
+) -> tuple[Fusion, np.ndarray]:
+    """The fusion of recall features and details: the best order without GPT-2; and what it says of lists unseen."""
+    parts = [(one.candidates.features, one.candidates.rows) for one in found]
+    return fit_with_held_out(_lists(parts, worlds), final_feature_names(model, reranked=False), seed=config.seed)
+
+
+def fit_final_fusion(
+    model: TwoStage, found: list[Recalled], priors: np.ndarray, worlds: Sequence[World], config: Config
+) -> Fusion:
+    """The fusion of everything, with the logit of the model's reranker.
+
+    Args:
+        priors: float (n_lists, depth), of all batches in order, what GPT-2 corrects: from fits that did not see the
+            lists, or the final fusion would take GPT-2 for as good as the plain fusion is on its own training lists.
+    """
+    parts, start = [], 0
+    for one in found:
+        n_users, depth = one.candidates.rows.shape
+        prior = priors[start : start + n_users, :depth].astype(np.float32)
+        start += n_users
+        logits = replace(one.model, reranker=model.reranker).rerank(one.queries, one.candidates, prior=prior)
+        parts.append((final_features(one.candidates, logits), one.candidates.rows))
+    return fit_fusion(_lists(parts, worlds), final_feature_names(model, reranked=True), seed=config.seed)
+
+
+def _lists(parts: list[tuple[np.ndarray, np.ndarray]], worlds: Sequence[World]) -> FusionLists:
+    """Batches of features and rows as one padded set of lists."""
+    depth = max(rows.shape[1] for _, rows in parts)
+    features = [np.pad(f, ((0, 0), (0, depth - f.shape[1]), (0, 0))) for f, _ in parts]
+    rows = [np.pad(r, ((0, 0), (0, depth - r.shape[1])), constant_values=-1) for _, r in parts]
+    targets = np.concatenate([world.validation.targets for world in worlds])
+    contexts = np.concatenate([context_of(world.validation.histories) for world in worlds])
+    return FusionLists(np.concatenate(features), np.concatenate(rows), targets, contexts)
