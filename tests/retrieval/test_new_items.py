@@ -50,5 +50,5 @@ def test_new_items_are_found_better_where_validation_knew_such_items(items, inte
         config = tiny_config(lists={"new_items": share, "max_lists": 192}, depths={"per_source": 40, "rerank": 40})
         result, _ = evaluate(items, interactions, config, dataset="world", encoder=encoder, cold_share=0.15)
         figures[share] = result["cold"]["stages"]["final"]["ndcg@10"]
-        assert result["cold"]["stages"]["neighbours"]["ndcg@10"] == 0
+        assert result["cold"]["stages"]["ease"]["ndcg@10"] == 0
     assert figures[0.2] > 1.2 * figures[0.0], figures

@@ -8,9 +8,10 @@ import scipy.sparse as sp
 import torch
 
 from indexes import build_index
+from retrieval import stage_one
 from retrieval.catalogue import Catalogue, make_catalogue
 from retrieval.encoder.heads import HeadConfig, RecallHead
-from retrieval.encoder.train import embed_items
+from retrieval.encoder.train import embed_items, embed_users
 from retrieval.fit import histories_of
 from retrieval.sources import (
     ContentSource,
@@ -248,3 +249,24 @@ def test_an_item_without_any_text_stands_under_its_id(items, encoder):
     frame = items.frame.assign(title="", description="", category="", brand="")
     texts = make_catalogue(type(items)(items.ids, frame), encoder, text_config=TextConfig()).texts
     assert texts == list(items.ids.ids)
+
+
+def test_an_index_of_trained_vectors_is_tuned_on_users(fitted, interactions, config, monkeypatch):
+    """Users lie elsewhere than items; an approximate index that knows only items is tuned for other questions."""
+    asked = []
+    real = stage_one.build_index
+
+    def spy(vectors, *, queries=None, **options):
+        asked.append(queries)
+        return real(vectors, queries=queries, **options)
+
+    monkeypatch.setattr(stage_one, "build_index", spy)
+    monkeypatch.setattr(stage_one, "INDEX_QUERIES", 7)
+    histories = [*histories_of(interactions), np.empty(0, dtype=np.int64)]
+    dense = next(source for source in fitted.model.sources if isinstance(source, DenseSource))
+    stage_one.fit_sources(fitted.model.catalogue, histories, dense.head, fitted.settings, keep_seen=False)
+    (queries,) = asked
+    assert queries.shape == (7, dense.item_vectors.shape[1])
+    everybody = embed_users(dense.head, dense.item_vectors, histories[:-1])
+    assert all(np.isclose(everybody @ one, 1, atol=1e-5).any() for one in queries)
+    assert len(stage_one.sample_histories(histories, 1_000, seed=0)) == len(histories) - 1
