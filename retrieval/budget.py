@@ -18,8 +18,8 @@ HEAD_S_PER_PASS = 5.0  # at 60,000 interactions over 4,400 items
 _HEAD_INTERACTIONS, _HEAD_ITEMS = 60_000, 4_400
 _USABLE = 0.9
 _HEAD_SHARE, _VALIDATION_SHARE = 0.3, 0.15  # of the time; the reranker has the rest
-# The head is trained with validation, again on the folds (together one fit), and again on everything.
-_HEAD_FITS = 3
+_FEW_FOLDS = 2
+_ENOUGH_PASSES = 10  # of the head; only then is it trained for more than _FEW_FOLDS folds
 _MIN_LISTS, _MIN_VALIDATION, _MIN_PASSES = 500, 500, 2
 _FEW_LISTS = 4_000  # so many new lists teach more than a second look at fewer
 _MAX_EPOCHS = 4
@@ -46,16 +46,22 @@ def within_budget(config: Config, n_interactions: int, n_items: int, minutes: fl
         )
     usable_s = 60 * minutes * _USABLE * speed  # in seconds of two cores
     pass_s = head_pass_s(n_interactions, n_items)
-    head_s = max(usable_s * _HEAD_SHARE / _HEAD_FITS, _MIN_PASSES * pass_s)
+    all_heads_s, enough_s = usable_s * _HEAD_SHARE, _ENOUGH_PASSES * pass_s
+    # The head is trained with validation, without each of the folds (together folds - 1 fits), and on everything.
+    folds, head_s = config.lists.folds, all_heads_s / (config.lists.folds + 1)
+    if head_s < enough_s:
+        folds = min(_FEW_FOLDS, folds)
+        head_s = max(min(all_heads_s / (folds + 1), enough_s), _MIN_PASSES * pass_s)
     max_passes = float(min(_MAX_PASSES, max(_MIN_PASSES, round(head_s / pass_s))))
-    rest_s = max(0.0, usable_s - _HEAD_FITS * head_s)
+    rest_s = max(0.0, usable_s - (folds + 1) * head_s)
     max_lists, epochs = _lists_and_epochs(rest_s * (1 - _VALIDATION_SHARE), n_interactions)
     # Each validation user is recalled twice (recall fusion, final fusion) and scored about twice.
     per_user_s = 2 / MAKE_LISTS_PER_S + 2 / SCORE_LISTS_PER_S
     users = round(max(usable_s * _VALIDATION_SHARE / 2, rest_s * _VALIDATION_SHARE) / per_user_s)
+    users = min(10_000, max(_MIN_VALIDATION, users))
     return replace(
         config,
-        lists=replace(config.lists, max_lists=max_lists, validation_users=min(10_000, max(_MIN_VALIDATION, users))),
+        lists=replace(config.lists, folds=folds, max_lists=max_lists, validation_users=users),
         rerank=replace(config.rerank, epochs=epochs),
         head_training=replace(config.head_training, max_passes=max_passes, max_seconds=head_s / speed),
     )

@@ -13,9 +13,9 @@ SIZES = [(60_000, 4_400), (200_000, 12_000), (600_000, 4_000)]
 
 
 def seconds_of(config: Config, n_interactions: int, n_items: int) -> float:
-    """What the plan takes by the measured speeds: three head fits, the lists, the reranker."""
+    """What the plan takes by the measured speeds: the head's fits, the lists, the reranker."""
     assert config.head_training.max_seconds is not None
-    head = 3 * config.head_training.max_seconds
+    head = (config.lists.folds + 1) * config.head_training.max_seconds
     lists = config.lists.max_lists * (1 / MAKE_LISTS_PER_S + config.rerank.epochs / RERANK_LISTS_PER_S)
     return head + lists
 
@@ -42,6 +42,11 @@ def test_a_minute_still_trains_something():
     assert plan.lists.max_lists == plan.lists.validation_users == 500
     assert plan.rerank.epochs == 1
     assert plan.head_training.max_seconds == pytest.approx(2 * head_pass_s(600_000, 4_000))
+
+
+def test_more_folds_only_where_the_head_has_passes_enough():
+    assert within_budget(Config(), 600_000, 4_000, 30).lists.folds == 2
+    assert within_budget(Config(), 60_000, 4_400, 60).lists.folds == Config().lists.folds > 2
 
 
 def test_there_are_never_more_lists_than_interactions():
