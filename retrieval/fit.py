@@ -140,21 +140,20 @@ def fit(
     with clock.step("embed", f"embed {len(items):,} items"):
         catalogue = catalogue_of(items, encoder, config, progress=progress)
     draft, worlds, settings, head = _fit_recall(catalogue, base, validation, config, settings, clock, progress)
-    draft = _fit_second_stage(
+    plain, full = _fit_second_stage(
         draft, base, validation, worlds, shown_of(interactions), settings, config, clock, progress, checkpoints
     )
     with clock.step("refit", "fit head and sources again on all interactions"):
         label = "recall head" if progress else None
         head_again = train_recall_head(catalogue, histories, config, passes=head.passes, progress=label)
         sources = sources_on(catalogue, histories, head_again, settings, config)
-    model = replace(draft, sources=sources)
-    without = replace(model, reranker=None, final_fusion=model.plain_fusion)
+    model, without = replace(full, sources=sources), replace(plain, sources=sources)
     record: dict[str, object] = {
         "n_validation_users": len(validation.targets),
         "finetune": finetuning,
         "recall_fusion": draft.recall_fusion.figures,
         "final_fusion": model.final_fusion.figures,
-        "final_fusion_without_rerank": model.plain_fusion.figures,
+        "final_fusion_without_rerank": without.final_fusion.figures,
         "head_curve": head.curve,
         "source_settings": asdict(settings),
     }
@@ -187,8 +186,8 @@ def _fit_recall(
     with clock.step("fusion", "fit the recall fusion on validation"):
         allowed = could_be_right([*base, validation.targets], catalogue.n_items, new_items=config.lists.new_items)
         fusion = fit_recall_fusion(catalogue, [World(sources, validation, allowed), *worlds], config)
-    # There is no second stage yet: the recall fusion stands in for its two fusions.
-    return TwoStage(catalogue, sources, config.depths, fusion, fusion, None, fusion), worlds, settings, head
+    # There is no second stage yet: the recall fusion stands in for the final one.
+    return TwoStage(catalogue, sources, config.depths, fusion, None, fusion), worlds, settings, head
 
 
 def _fit_second_stage(
@@ -202,29 +201,29 @@ def _fit_second_stage(
     clock: Clock,
     progress: bool,
     checkpoints: Path | None,
-) -> TwoStage:
-    """The best order without GPT-2; GPT-2, which learns to correct it from cross-fitted lists; the score of both."""
+) -> tuple[TwoStage, TwoStage]:
+    """The best model without GPT-2; and with it, which learns to correct recall's score from cross-fitted lists."""
     stop, rest = split_validation(validation, share=config.lists.stop_share, seed=config.seed)
     known = [*base, validation.targets]
     allowed = could_be_right(known, draft.catalogue.n_items, new_items=config.lists.new_items)
     worlds = [World(draft.sources, rest, allowed), *worlds]
     with clock.step("fusion", "fit the fusion without GPT-2 on validation"):
         found = recall_worlds(draft, worlds)
-        plain_fusion, priors = fit_plain_fusion(draft, found, worlds, config)
-    draft = replace(draft, plain_fusion=plain_fusion, final_fusion=plain_fusion)
+        plain = replace(draft, final_fusion=fit_plain_fusion(draft, found, worlds, config))
     if not config.use_reranker:
-        return draft
+        return plain, plain
     with clock.step("lists", "make the reranker's training lists"):
-        fusions = (draft.recall_fusion, plain_fusion)
-        lists = cross_fitted_lists(draft.catalogue, base, shown, fusions, settings, config, progress=progress)
+        lists = cross_fitted_lists(
+            draft.catalogue, base, shown, draft.recall_fusion, settings, config, progress=progress
+        )
     with clock.step("train_reranker", f"train the reranker on {len(lists):,} lists"):
         stopping = World(draft.sources, stop, allowed)
         reranker = train_on_lists(draft, lists, stopping, config, progress=progress, checkpoints=checkpoints)
     if reranker is None:
-        return draft
+        return plain, plain
     with clock.step("fusion", "fit the final fusion on validation"):
         draft = replace(draft, reranker=reranker)
-        return replace(draft, final_fusion=fit_final_fusion(draft, found, priors, worlds, config))
+        return plain, replace(draft, final_fusion=fit_final_fusion(draft, found, worlds, config))
 
 
 def refit(fitted: Fitted, interactions: Interactions, config: Config, *, progress: bool = False) -> TwoStage:

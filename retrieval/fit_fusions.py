@@ -10,7 +10,7 @@ import numpy as np
 from retrieval.candidates import Candidates, feature_names, gather_candidates
 from retrieval.catalogue import Catalogue
 from retrieval.config import Config
-from retrieval.fusion import Fusion, FusionLists, fit_fusion, fit_with_held_out
+from retrieval.fusion import Fusion, FusionLists, fit_fusion
 from retrieval.new_items import World
 from retrieval.sources import Queries
 from retrieval.stage_one import Validation, in_batches, sub_queries
@@ -62,29 +62,17 @@ def recall_worlds(model: TwoStage, worlds: Sequence[World]) -> list[Recalled]:
     return found
 
 
-def fit_plain_fusion(
-    model: TwoStage, found: list[Recalled], worlds: Sequence[World], config: Config
-) -> tuple[Fusion, np.ndarray]:
-    """The fusion of recall features and details: the best order without GPT-2; and what it says of lists unseen."""
+def fit_plain_fusion(model: TwoStage, found: list[Recalled], worlds: Sequence[World], config: Config) -> Fusion:
+    """The fusion of recall features and details: the best order without GPT-2."""
     parts = [(one.candidates.features, one.candidates.rows) for one in found]
-    return fit_with_held_out(_lists(parts, worlds), final_feature_names(model, reranked=False), seed=config.seed)
+    return fit_fusion(_lists(parts, worlds), final_feature_names(model, reranked=False), seed=config.seed)
 
 
-def fit_final_fusion(
-    model: TwoStage, found: list[Recalled], priors: np.ndarray, worlds: Sequence[World], config: Config
-) -> Fusion:
-    """The fusion of everything, with the logit of the model's reranker.
-
-    Args:
-        priors: float (n_lists, depth), of all batches in order, what GPT-2 corrects: from fits that did not see the
-            lists, or the final fusion would take GPT-2 for as good as the plain fusion is on its own training lists.
-    """
-    parts, start = [], 0
+def fit_final_fusion(model: TwoStage, found: list[Recalled], worlds: Sequence[World], config: Config) -> Fusion:
+    """The fusion of everything, with the logit of the model's reranker."""
+    parts = []
     for one in found:
-        n_users, depth = one.candidates.rows.shape
-        prior = priors[start : start + n_users, :depth].astype(np.float32)
-        start += n_users
-        logits = replace(one.model, reranker=model.reranker).rerank(one.queries, one.candidates, prior=prior)
+        logits = replace(one.model, reranker=model.reranker).rerank(one.queries, one.candidates)
         parts.append((final_features(one.candidates, logits), one.candidates.rows))
     return fit_fusion(_lists(parts, worlds), final_feature_names(model, reranked=True), seed=config.seed)
 

@@ -42,7 +42,6 @@ from retrieval.stage_one import (
 from retrieval.two_stage import (
     TwoStage,
     batch_size,
-    context_of,
     final_feature_names,
     trained_vectors_of,
 )
@@ -150,16 +149,13 @@ def cross_fitted_lists(
     catalogue: Catalogue,
     histories: list[np.ndarray],
     shown: list[Shown] | None,
-    fusions: tuple[Fusion, Fusion],
+    recall_fusion: Fusion,
     settings: SourceSettings,
     config: Config,
     *,
     progress: bool = False,
 ) -> list[RerankList]:
-    """The reranker's training lists from these histories (validation targets are not in them); see `rerank_lists`.
-
-    fusions: the recall fusion and the plain one.
-    """
+    """The reranker's training lists from these histories (validation targets are not in them); see `rerank_lists`."""
     rng = np.random.default_rng(config.seed)
     fold = rng.permutation(len(histories)) % config.lists.folds
     made: list[RerankList] = []
@@ -184,7 +180,7 @@ def cross_fitted_lists(
         made += make_lists(
             catalogue,
             sources,
-            *fusions,
+            recall_fusion,
             positions,
             trained_vectors=trained_vectors_of(sources),
             allowed=allowed,
@@ -214,10 +210,9 @@ def train_on_lists(
     for part in in_batches(len(queries), batch_size(model.catalogue.n_items)):
         candidates = model.recall(sub_queries(queries, part), allowed=stop.allowed)
         histories = users.histories[part]
-        prior = model.plain_fusion.score(candidates.features, context_of(histories))
         for user, target in enumerate(users.targets[part]):
             if target in candidates.rows[user]:
-                held.append(list_of(candidates, prior, user, histories[user], target, model.trained_vectors))
+                held.append(list_of(candidates, user, histories[user], target, model.trained_vectors))
     if not lists or not held:
         return None
     soft = config.rerank.vector_dim > 0

@@ -118,17 +118,6 @@ def fit_fusion(lists: FusionLists, names: Sequence[str], *, seed: int = 0) -> Fu
     Raises:
         ValueError: fewer than 2 lists hold their target, so that nothing can be learned.
     """
-    return fit_with_held_out(lists, names, seed=seed)[0]
-
-
-def fit_with_held_out(lists: FusionLists, names: Sequence[str], *, seed: int = 0) -> tuple[Fusion, np.ndarray]:
-    """Do as `fit_fusion` does, and return what fits without their own fold say of the lists: float (n_lists, depth).
-
-    From these scores a later stage can learn; the fusion's own know the answers.
-
-    Raises:
-        ValueError: fewer than 2 lists hold their target, so that nothing can be learned.
-    """
     is_target = lists.rows == lists.target[:, None]
     holds = is_target.any(axis=1)
     if holds.sum() < 2:
@@ -142,7 +131,6 @@ def fit_with_held_out(lists: FusionLists, names: Sequence[str], *, seed: int = 0
     apart = _held_out(everyone, holds, fold)
     held_out = {penalty: float(list_ndcg(found, lists.rows, lists.target).mean()) for penalty, found in apart.items()}
     penalty = max(held_out, key=lambda value: held_out[value])
-    unseen = apart[penalty]
     alone = {
         name: float(list_ndcg(lists.features[:, :, column], lists.rows, lists.target).mean())
         for column, name in enumerate(names)
@@ -161,7 +149,7 @@ def fit_with_held_out(lists: FusionLists, names: Sequence[str], *, seed: int = 0
         )
         weights = np.zeros(2 * len(names))
         weights[list(names).index(best)] = 1.0
-        unseen = scores = _score(lists.features, everyone.context, weights)
+        scores = _score(lists.features, everyone.context, weights)
     figures = {
         "fused": {
             "held_out": held_out[penalty],
@@ -171,7 +159,7 @@ def fit_with_held_out(lists: FusionLists, names: Sequence[str], *, seed: int = 0
         "without": _without(everyone, weights, names, lists.target),
     }
     calibration = _calibrate(scores, lists.rows, lists.target)
-    return Fusion(tuple(names), weights, mean, deviation, calibration, figures), unseen
+    return Fusion(tuple(names), weights, mean, deviation, calibration, figures)
 
 
 def _held_out(lists: Lists, holds: np.ndarray, fold: np.ndarray) -> dict[float, np.ndarray]:

@@ -7,7 +7,7 @@ features are as honest as they will be when serving; and every position lies bef
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -43,14 +43,14 @@ class Shown:
 class RerankList:
     """A position with its candidates: rows int32 (n,), features float16 (n, n_features), labels float32 (n,).
 
-    prior: float32 (n,), the scores without GPT-2.
+    scores: float32 (n,), the recall scores.
     trained_vectors: float32 (n_items, dim), the item vectors of the recall head that found them; lists share them.
     """
 
     history: np.ndarray
     rows: np.ndarray
     features: np.ndarray
-    prior: np.ndarray
+    scores: np.ndarray
     labels: np.ndarray
     trained_vectors: np.ndarray
 
@@ -75,7 +75,7 @@ class LazyLists(Sequence[TrainingList]):
             item.trained_vectors,
             item.history,
             item.rows.astype(np.int64),
-            rerank_features(item.features, item.prior),
+            rerank_features(item.features, item.scores),
             history_items=self._history_items,
         )
         return TrainingList(input=source, labels=item.labels)
@@ -115,7 +115,6 @@ def make_lists(
     catalogue: Catalogue,
     sources: tuple[Source, ...],
     recall_fusion: Fusion,
-    plain_fusion: Fusion,
     positions: Sequence[Position],
     *,
     trained_vectors: np.ndarray,
@@ -131,7 +130,7 @@ def make_lists(
     In serving such a target cannot be reached either, and a target put in by hand would be told by its features.
 
     Args:
-        recall_fusion, plain_fusion: see `TwoStage`. allowed: bool (n_items,), the items that may be candidates.
+        allowed: bool (n_items,), the items that may be candidates.
         trained_vectors: the item vectors of the sources' recall head (see `RerankList`).
     """
     lists, details = [], details_of(catalogue, sources)
@@ -158,30 +157,25 @@ def make_lists(
             forced = np.isin(pool.rows[user], position.shown) & (pool.rows[user] >= 0)
             order[user, forced] += 1e6
         ranked = pool.ordered(order, depth=depth)
+        ranked = replace(ranked, scores=recall_fusion.score(ranked.features, context_of(histories)))
         ranked = details.add(ranked, histories)
-        prior = plain_fusion.score(ranked.features, context_of(histories))
         for user, position in enumerate(batch):
             if position.target in ranked.rows[user]:
-                lists.append(list_of(ranked, prior, user, position.history, position.target, trained_vectors))
+                lists.append(list_of(ranked, user, position.history, position.target, trained_vectors))
     return lists
 
 
 def list_of(
-    candidates: Candidates,
-    prior: np.ndarray,
-    user: int,
-    history: np.ndarray,
-    target: int,
-    trained_vectors: np.ndarray,
+    candidates: Candidates, user: int, history: np.ndarray, target: int, trained_vectors: np.ndarray
 ) -> RerankList:
-    """One user's candidates as a list in which the target alone is wanted; prior: (n_users, depth)."""
+    """One user's candidates as a list in which the target alone is wanted."""
     real = candidates.rows[user] >= 0
     rows = candidates.rows[user][real]
     return RerankList(
         history=history,
         rows=rows.astype(np.int32),
         features=candidates.features[user][real].astype(np.float16),
-        prior=prior[user][real],
+        scores=candidates.scores[user][real],
         labels=(rows == target).astype(np.float32),
         trained_vectors=trained_vectors,
     )

@@ -61,7 +61,6 @@ from retrieval.stage_one import SourceSettings
 from retrieval.two_stage import TwoStage
 
 FORMAT_VERSION = 3
-FUSIONS = ("recall", "plain", "final")
 _PARTS = ("items.parquet", "users.parquet", "vectors.safetensors", "head.safetensors", "sources.safetensors")
 _PARTS += ("config.json", "settings.json", "fusion.json", "sources.json")
 
@@ -125,7 +124,7 @@ def _write(directory: Path, recommender: Recommender, evaluation: Mapping[str, A
     _write_json(directory / "settings.json", asdict(recommender.settings))
     _write_json(
         directory / "fusion.json",
-        {name: _fusion_dict(getattr(model, f"{name}_fusion")) for name in FUSIONS},
+        {"recall": _fusion_dict(model.recall_fusion), "final": _fusion_dict(model.final_fusion)},
     )
     _write_json(directory / "sources.json", _source_facts(model.sources))
     if evaluation is not None:
@@ -223,7 +222,6 @@ def load_bundle(bundle: Path, *, device: str = "auto", precision: str = "auto", 
         sources=_load_sources(directory, catalogue, vectors["items"], config, device, verify),
         depths=config.depths,
         recall_fusion=_fusion(fusions["recall"]),
-        plain_fusion=_fusion(fusions["plain"]),
         reranker=reranker,
         final_fusion=_fusion(fusions["final"]),
     )

@@ -74,15 +74,14 @@ class Ranked:
 class TwoStage:
     """Everything fitted, put together. `rank` is the flow; everything else is a part of it.
 
-    recall_fusion: orders the union of the sources. plain_fusion: the best order without GPT-2, which GPT-2 corrects.
-    final_fusion: the one score, of everything.
+    recall_fusion: orders the union of the sources, and is the score that GPT-2 corrects. final_fusion: the one score,
+        of everything.
     """
 
     catalogue: Catalogue
     sources: tuple[Source, ...]
     depths: Depths
     recall_fusion: Fusion
-    plain_fusion: Fusion
     reranker: Reranker | None
     final_fusion: Fusion
 
@@ -138,30 +137,19 @@ class TwoStage:
         found = pool.ordered(self._popular_for_cold(queries, pool, scores), depth=self.depths.rerank)
         return self.details.add(found, queries.histories)
 
-    def rerank(self, queries: Queries, candidates: Candidates, *, prior: np.ndarray | None = None) -> np.ndarray:
-        """Stage two: GPT-2's logit per candidate, float32 (n_users, depth); nan at padding or without a reranker.
-
-        Args:
-            prior: float32 (n_users, depth), the scores that GPT-2 corrects; None takes the plain fusion's.
-        """
+    def rerank(self, queries: Queries, candidates: Candidates) -> np.ndarray:
+        """Stage two: GPT-2's logit per candidate, float32 (n_users, depth); nan at padding or without a reranker."""
         logits = np.full(candidates.rows.shape, np.nan, dtype=np.float32)
         if self.reranker is None:
             return logits
-        prior = self.prior_of(queries, candidates) if prior is None else prior
         some = np.any(candidates.rows >= 0, axis=1)  # nobody, where everything is filtered out
         users = [user for user in range(len(queries)) if len(queries.histories[user]) and some[user]]
-        inputs = [self.rerank_input_of(self.reranker, queries, candidates, prior, user) for user in users]
+        inputs = [self.rerank_input_of(self.reranker, queries, candidates, user) for user in users]
         for user, scores in zip(users, self.reranker.score_many(inputs), strict=True):
             logits[user, : len(scores)] = scores
         return logits
 
-    def prior_of(self, queries: Queries, candidates: Candidates) -> np.ndarray:
-        """The scores without GPT-2, which GPT-2 corrects: float32 (n_users, depth)."""
-        return self.plain_fusion.score(candidates.features, context_of(queries.histories))
-
-    def rerank_input_of(
-        self, reranker: Reranker, queries: Queries, candidates: Candidates, prior: np.ndarray, user: int
-    ) -> RerankInput:
+    def rerank_input_of(self, reranker: Reranker, queries: Queries, candidates: Candidates, user: int) -> RerankInput:
         """One user of a batch as `reranker` reads them, padding left out."""
         rows = candidates.rows[user]
         return rerank_input(
@@ -169,7 +157,7 @@ class TwoStage:
             self.trained_vectors,
             queries.histories[user],
             rows[rows >= 0],
-            rerank_features(candidates.features[user], prior[user]),
+            rerank_features(candidates.features[user], candidates.scores[user]),
             history_items=reranker.config.max_history_items,
         )
 
@@ -215,12 +203,12 @@ def trained_vectors_of(sources: Sequence[Source]) -> np.ndarray:
     return next(source.item_vectors for source in sources if isinstance(source, DenseSource))
 
 
-def rerank_features(features: np.ndarray, prior: np.ndarray) -> np.ndarray:
+def rerank_features(features: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """What the reranker is told of a user's candidates: (n, n_features), (n,) -> float32 (n, n_features + 1).
 
-    The score without GPT-2 stands last: it is the prior that GPT-2 corrects.
+    The recall score stands last: it is the prior that GPT-2 corrects.
     """
-    return np.concatenate([features, prior[:, None]], axis=1, dtype=np.float32)
+    return np.concatenate([features, scores[:, None]], axis=1, dtype=np.float32)
 
 
 def rerank_input(

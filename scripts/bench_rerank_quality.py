@@ -136,8 +136,7 @@ def gather(fitted: Fitted, reranker: Reranker, queries: Queries, targets: list[n
     for part in in_batches(len(queries), BATCH):
         batch = sub_queries(queries, part)
         candidates = model.recall(batch)
-        prior = model.prior_of(batch, candidates)
-        inputs = [model.rerank_input_of(reranker, batch, candidates, prior, user) for user in range(len(batch))]
+        inputs = [model.rerank_input_of(reranker, batch, candidates, user) for user in range(len(batch))]
         parts.append(batch)
         found.append(candidates)
         encoded.append([reranker.encoder.encode(given) for given in inputs])

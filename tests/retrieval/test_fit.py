@@ -169,7 +169,7 @@ def test_the_sources_behind_a_fold_never_saw_its_users(interactions, items, enco
         fitted.model.catalogue,
         histories_of(interactions),
         None,
-        (fitted.model.recall_fusion, fitted.model.plain_fusion),
+        fitted.model.recall_fusion,
         fitted.settings,
         config,
     )

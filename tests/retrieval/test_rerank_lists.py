@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -45,19 +43,10 @@ def fusion() -> Fusion:
     return Fusion(names, np.array([1.0, 0.1, 0, 0, 0, 0, 0, 0, 0, 0]), 0.0, 1.0, (1.0, 0.0), {})
 
 
-def plain_of(fusion: Fusion, catalogue: Catalogue, sources: tuple[Source, ...]) -> Fusion:
-    """A fusion that also counts the first detail."""
-    names = (*fusion.names, *details_of(catalogue, sources).names)
-    weights = np.zeros((2, len(names)))
-    weights[0, : len(fusion.names)] = fusion.weights[: len(fusion.names)]
-    weights[0, len(fusion.names)] = 0.5
-    return replace(fusion, names=names, weights=weights.ravel())
-
-
 def lists_of(catalogue, sources, fusion, positions, **options) -> list[RerankList]:
     trained = np.eye(catalogue.n_items, 4, dtype=np.float32)
     options = {"per_source": 3, "depth": 5, "keep_seen": False, "trained_vectors": trained, **options}
-    return make_lists(catalogue, sources, fusion, plain_of(fusion, catalogue, sources), positions, **options)
+    return make_lists(catalogue, sources, fusion, positions, **options)
 
 
 def test_positions_are_moments_with_a_past_and_a_next_item():
@@ -144,7 +133,7 @@ def test_a_list_becomes_titles_and_vectors_when_it_is_read(catalogue, sources, f
     np.testing.assert_array_equal(first.input.context_vectors, both[[1, 0]])
     np.testing.assert_array_equal(first.input.candidate_vectors, both[made[0].rows])
     assert first.input.candidate_features is not None
-    np.testing.assert_array_equal(first.input.candidate_features[:, -1], made[0].prior)
+    np.testing.assert_array_equal(first.input.candidate_features[:, -1], made[0].scores)
     np.testing.assert_array_equal(first.labels, made[0].labels)
     rest = lazy[1:]
     assert isinstance(rest, LazyLists)
@@ -165,11 +154,9 @@ def test_features_of_a_list_are_those_of_serving(catalogue, sources, fusion):
     # Serving standardises over the list as well, and here the list is the whole pool.
     order = [place[int(row)] for row in found.rows]
     np.testing.assert_allclose(kept[:, expected.shape[1] :], expected_details[order], atol=8e-3)
-    both = np.concatenate([expected, expected_details[order]], axis=1)
-    plain = plain_of(fusion, catalogue, sources)
-    np.testing.assert_allclose(found.prior, plain.score(both[None], np.log1p([2]))[0], atol=1e-5)
+    np.testing.assert_allclose(found.scores, fusion.score(expected[None], np.log1p([2]))[0], atol=1e-5)
 
 
 def test_what_was_shown_has_its_own_score_not_the_one_that_keeps_it_in_the_list(catalogue, sources, fusion):
     (found,) = lists_of(catalogue, sources, fusion, [Position(rows(0), 1, rows(33, 34))], depth=3)
-    assert np.abs(found.prior).max() < 20
+    assert np.abs(found.scores).max() < 20
