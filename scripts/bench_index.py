@@ -29,7 +29,7 @@ from indexes.hits import Hits
 
 DEPTH = 100
 RIVALS = ("hnswlib", "usearch", "voyager")
-EF_VALUES = (100, 128, 160, 200, 256, 320, 400, 512, 640, 800, 1024, 1536, 2048)
+EF_VALUES = (100, 108, 116, 128, 144, 160, 180, 200, 224, 256, 320, 400, 512, 640, 800, 1024, 1536, 2048)
 REPEATS = 3
 SHARES = (0.5, 0.1, 0.01, 0.001)
 N_FILTER_QUERIES = 300
