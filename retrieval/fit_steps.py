@@ -140,8 +140,7 @@ def world_with_new_items(
     if not new.any() or not len(left.targets):
         return []
     known = [*histories, validation.targets]
-    share, n_new = config.lists.new_items, int(new.sum())
-    allowed = could_be_right(known, catalogue.n_items, new_items=share, n_new=n_new, seed=config.seed)
+    allowed = could_be_right(known, catalogue.n_items, new_items=config.lists.new_items)
     return [World(sources_on(catalogue, forget(histories, new), head, settings, config), left, allowed)]
 
 
@@ -158,12 +157,11 @@ def cross_fitted_lists(
     """The reranker's training lists from these histories (validation targets are not in them); see `rerank_lists`."""
     rng = np.random.default_rng(config.seed)
     fold = rng.permutation(len(histories)) % config.lists.folds
+    allowed = could_be_right(histories, catalogue.n_items, new_items=config.lists.new_items)
     made: list[RerankList] = []
     for number in range(config.lists.folds):
         # What a fold's sources have not seen: its users, and some items that are new to them.
         new = choose_new(catalogue.n_items, config.lists.new_items, config.seed + 1 + number)
-        share, n_new = config.lists.new_items, int(new.sum())
-        allowed = could_be_right(histories, catalogue.n_items, new_items=share, n_new=n_new, seed=config.seed + number)
         others = [history if fold[user] != number else _EMPTY for user, history in enumerate(histories)]
         others = forget(others, new)
         label = f"fold {number + 1}/{config.lists.folds}" if progress else None

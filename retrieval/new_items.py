@@ -4,9 +4,10 @@ Every item that is held out for validation was taken before, so whatever is fitt
 item without interactions is never right, and new items would never be shown. In a world where a random tenth of the
 items has no interactions, some of the held-out items are new.
 
-An item that nobody ever took is never right in any world. How often such items will be right nobody can know: they may
-have come yesterday, or have been refused for years. We say half of what is new will be wanted as much as other items
-are, and half not at all: beside the items made new stand, at the most, as many that nobody ever took.
+An item that nobody ever took is never right in any world: as a candidate it would only teach that new items are wrong,
+so what is fitted does not see it. (With as many of them among the candidates as were made new, NDCG@10 on new items of
+Amazon Scientific falls from .073 to .049, and on all items it stays the same; the fusion without GPT-2.) Where items
+without interactions are ones that nobody wants, set `lists.new_items` to 0.
 """
 
 from __future__ import annotations
@@ -39,23 +40,16 @@ def choose_new(n_items: int, share: float, seed: int) -> np.ndarray:
     return np.random.default_rng((seed, n_items)).random(n_items) < share
 
 
-def could_be_right(
-    histories: Sequence[np.ndarray], n_items: int, *, new_items: float, n_new: int = 0, seed: int = 0
-) -> np.ndarray:
-    """The items that may be candidates in a world: those that somebody took, then or later; bool (n_items,).
+def could_be_right(histories: Sequence[np.ndarray], n_items: int, *, new_items: float) -> np.ndarray:
+    """The items that may be candidates where something is fitted: those that somebody took, then or later.
 
     Args:
-        new_items: the configured share; where no new items are expected (0), all items may: then an item without
-            interactions is one that nobody wants.
-        n_new: how many items the world makes new; at the most as many that nobody took are drawn to stand beside them.
+        new_items: the configured share; where no new items are expected (0), all items may.
+
+    Returns:
+        bool (n_items,).
     """
-    taken = count_items(histories, n_items) > 0
-    if not new_items:
-        return np.ones(n_items, dtype=bool)
-    never = np.flatnonzero(~taken)
-    drawn = np.random.default_rng((seed, n_items, 1)).choice(never, min(n_new, len(never)), replace=False)
-    taken[drawn] = True
-    return taken
+    return count_items(histories, n_items) > 0 if new_items else np.ones(n_items, dtype=bool)
 
 
 def forget(histories: Sequence[np.ndarray], new: np.ndarray) -> list[np.ndarray]:
