@@ -95,6 +95,10 @@ def report(error: BaseException) -> int:
         print("error: interrupted" if code == INTERRUPTED else "error: terminated", file=sys.stderr)
     else:
         print(f"error: {error_line(error)}", file=sys.stderr)
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):  # or the interpreter would try again at its end and put 120 in place of our code
+        _forget_stdout()
     return code
 
 
