@@ -120,15 +120,23 @@ def build_with_report(
         nothing = TuningReport("exact", recall_target, 0, 0, {}, 1.0, reached=True, trials=())
         return build_exact(vectors, progress=progress), nothing
     if family in IVF_FAMILIES:
-        return _build_lists(
-            vectors,
-            family=family,
-            queries=queries,
-            recall_target=recall_target,
-            seed=seed,
-            device=device,
-            progress=progress,
-        )
+        code_bits = code_bits_for(recall_target)
+        # What misses the target behind a projection is built again without one.
+        for keep in (KEEP, 1) if code_bits == 6 else (1,):
+            built = build_ivf(
+                vectors,
+                family=family,
+                code_bits=code_bits,
+                keep=keep,
+                queries=queries,
+                seed=seed,
+                device=device,
+                progress=progress,
+            )
+            tuned, report = tune(built, vectors, queries=queries, recall_target=recall_target, seed=seed)
+            if report.reached or not built.projected:
+                break
+        return tuned, report
     if family == CAGRA:
         built = build_cagra(vectors, progress=progress)
     elif family in FAMILIES:
@@ -136,32 +144,3 @@ def build_with_report(
     else:
         raise ValueError(f"family: expected 'auto' or one of {', '.join(FAMILIES)}, got {family!r}")
     return tune(built, vectors, queries=queries, recall_target=recall_target, seed=seed)
-
-
-def _build_lists(
-    vectors: np.ndarray,
-    *,
-    family: str,
-    queries: np.ndarray | None,
-    recall_target: float,
-    seed: int,
-    device: str,
-    progress: Progress | None,
-) -> tuple[Index, TuningReport]:
-    """Build and tune inverted lists; what misses the target behind a projection is built again without one."""
-    code_bits = code_bits_for(recall_target)
-    for keep in (KEEP, 1) if code_bits == 6 else (1,):
-        built = build_ivf(
-            vectors,
-            family=family,
-            code_bits=code_bits,
-            keep=keep,
-            queries=queries,
-            seed=seed,
-            device=device,
-            progress=progress,
-        )
-        tuned, report = tune(built, vectors, queries=queries, recall_target=recall_target, seed=seed)
-        if report.reached or not built.projected:
-            break
-    return tuned, report
