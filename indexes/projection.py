@@ -6,6 +6,8 @@ the variance evenly, which quantisers that cut a vector into pieces of equal siz
 
 import numpy as np
 
+from indexes.vectors import sample_rows
+
 MIN_DIM = 64
 """Below there is nothing to save."""
 MAX_SHARE = 0.8
@@ -35,7 +37,8 @@ def learn_projection(
     rng = np.random.default_rng(seed)
     asked = sample if queries is None or len(queries) == 0 else queries
     axes = _axes(sample)
-    turned_queries, turned = _draw(asked, SAMPLE_QUERIES, rng) @ axes, _draw(sample, SAMPLE_ROWS, rng) @ axes
+    turned_queries = sample_rows(asked, SAMPLE_QUERIES, seed=rng) @ axes
+    turned = sample_rows(sample, SAMPLE_ROWS, seed=rng) @ axes
     depth = min(max(MIN_DEPTH, round(DEPTH * len(turned) / n_items)), len(turned))
     truth = _best(turned_queries, turned, depth)
     low, high = 0, int(MAX_SHARE * dim) // STEP
@@ -60,10 +63,6 @@ def _axes(sample: np.ndarray) -> np.ndarray:
     """
     _, axes = np.linalg.eigh(sample.T.astype(np.float64) @ sample)
     return np.ascontiguousarray(axes[:, ::-1], dtype=np.float32)
-
-
-def _draw(rows: np.ndarray, n_rows: int, rng: np.random.Generator) -> np.ndarray:
-    return rows if len(rows) <= n_rows else rows[np.sort(rng.choice(len(rows), size=n_rows, replace=False))]
 
 
 def _best(queries: np.ndarray, vectors: np.ndarray, depth: int) -> np.ndarray:

@@ -44,7 +44,7 @@ def blocks(vectors: np.ndarray, *, progress: Progress | None = None) -> Iterator
             progress("add", start + len(block), n_items)
 
 
-def sample_rows(vectors: np.ndarray, n_rows: int, *, seed: int) -> np.ndarray:
+def sample_rows(vectors: np.ndarray, n_rows: int, *, seed: int | np.random.Generator) -> np.ndarray:
     """Return a random sample without replacement, float32 (min(n_rows, n), dim), in the order of the rows."""
     n_items = vectors.shape[0]
     if n_rows >= n_items:
