@@ -129,6 +129,27 @@ def standardise(raw: np.ndarray, rows: np.ndarray) -> np.ndarray:
         float32 (n_users, depth, 2 * n_sources); a source that says the same of all candidates of a user gives 0. Ranks
         are 1 for the best and fall by the logarithm, so that 1 against 2 counts as much as 50 against 100.
     """
+    z, differ = _deviations(raw, rows)
+    real = (rows >= 0)[:, :, None]
+    # Equal scores share their rank: the number of candidates that are strictly better.
+    keyed = np.where(real, raw.astype(np.float64), -np.inf)
+    descending = -np.sort(-keyed, axis=1)
+    rank = np.empty_like(keyed)
+    for user in range(len(rows)):
+        for source in range(raw.shape[2]):
+            rank[user, :, source] = np.searchsorted(-descending[user, :, source], -keyed[user, :, source])
+    log_rank = 1 - np.log2(1 + rank) / np.log2(2 + np.maximum(real.sum(axis=1, keepdims=True), 2))
+    log_rank = np.where(differ, log_rank, 0)
+    return np.concatenate([z, (log_rank * real).astype(np.float32)], axis=2)
+
+
+def z_scores(raw: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The first half of `standardise`: float32 (n_users, depth, n_sources)."""
+    return _deviations(raw, rows)[0]
+
+
+def _deviations(raw: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """z-scores between -8 and 8, float32 with the shape of raw, 0 at padding; and where scores differ at all."""
     real = (rows >= 0)[:, :, None]
     count = np.maximum(real.sum(axis=1, keepdims=True), 1)
     raw = np.where(real, raw, 0).astype(np.float64)
@@ -137,13 +158,4 @@ def standardise(raw: np.ndarray, rows: np.ndarray) -> np.ndarray:
     # What rounding in float32 leaves of equal scores says nothing, and may differ from batch to batch.
     differ = deviation > 1e-9 + 1e-6 * np.abs(mean)
     z = np.where(differ, (raw - mean) / np.where(differ, deviation, 1), 0)
-    # Equal scores share their rank: the number of candidates that are strictly better.
-    keyed = np.where(real, raw, -np.inf)
-    descending = -np.sort(-keyed, axis=1)
-    rank = np.empty_like(raw)
-    for user in range(len(rows)):
-        for source in range(raw.shape[2]):
-            rank[user, :, source] = np.searchsorted(-descending[user, :, source], -keyed[user, :, source])
-    log_rank = 1 - np.log2(1 + rank) / np.log2(2 + np.maximum(count, 2))
-    log_rank = np.where(differ, log_rank, 0)
-    return (np.concatenate([np.clip(z, -8, 8), log_rank], axis=2) * real).astype(np.float32)
+    return (np.clip(z, -8, 8) * real).astype(np.float32), differ

@@ -1,4 +1,4 @@
-"""Details: every candidate beside the newest items of the history, one by one, in six kinds of likeness.
+"""Details: every candidate beside the newest items of the history, one by one, in seven kinds of likeness.
 
 A source sums a whole history up before it looks at an item, and each sums up in one way. Whether a candidate goes with
 the last item, with the last few, with all of them or with a single one of them says more than one sum (as the local
@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import scipy.sparse as sp
 
-from retrieval.candidates import Candidates, standardise
+from retrieval.candidates import Candidates, z_scores
 from retrieval.catalogue import Catalogue
 from retrieval.sources import DenseSource, ItemItemSource, Source
 
@@ -41,8 +41,7 @@ class Details:
 
     def add(self, candidates: Candidates, histories: Sequence[np.ndarray]) -> Candidates:
         """The same candidates with further features: how far each detail lies above the user's average candidate."""
-        raw = self.raw(candidates.rows, histories)
-        features = standardise(raw, candidates.rows)[:, :, : raw.shape[2]]
+        features = z_scores(self.raw(candidates.rows, histories), candidates.rows)
         return replace(candidates, features=np.concatenate([candidates.features, features], axis=2))
 
     def raw(self, rows: np.ndarray, histories: Sequence[np.ndarray]) -> np.ndarray:
