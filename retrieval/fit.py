@@ -141,7 +141,7 @@ def fit(
         catalogue = catalogue_of(items, encoder, config, progress=progress)
     draft, worlds, settings, head = _fit_recall(catalogue, base, validation, config, settings, clock, progress)
     plain, full = _fit_second_stage(
-        draft, base, validation, worlds, shown_of(interactions), settings, config, clock, progress, checkpoints
+        draft, base, worlds, shown_of(interactions), settings, config, clock, progress, checkpoints
     )
     with clock.step("refit", "fit head and sources again on all interactions"):
         label = "recall head" if progress else None
@@ -171,7 +171,7 @@ def _fit_recall(
 ) -> tuple[TwoStage, list[World], SourceSettings, TrainedHead]:
     """Settings, head, sources and the fusion that orders their union: a two-stage model without a second stage.
 
-    The worlds are those with new items, for whatever is fitted on validation later.
+    The worlds are for whatever is fitted on validation later: the real one first, then those with new items.
     """
     with clock.step("choose", "choose neighbour and EASE settings on validation"):
         finetuned = wants_finetuning(config.encoder.finetune, device=config.device)
@@ -182,10 +182,11 @@ def _fit_recall(
         settings = replace(settings, head_passes=head.passes)
     with clock.step("build", "fit the candidate sources"):
         sources = sources_on(catalogue, base, head, settings, config)
-        worlds = world_with_new_items(catalogue, base, validation, head, settings, config)
-    with clock.step("fusion", "fit the recall fusion on validation"):
         allowed = could_be_right([*base, validation.targets], catalogue.n_items, new_items=config.lists.new_items)
-        fusion = fit_recall_fusion(catalogue, [World(sources, validation, allowed), *worlds], config)
+        real = World(sources, validation, allowed)
+        worlds = [real, *world_with_new_items(catalogue, base, real, head, settings, config)]
+    with clock.step("fusion", "fit the recall fusion on validation"):
+        fusion = fit_recall_fusion(catalogue, worlds, config)
     # There is no second stage yet: the recall fusion stands in for the final one.
     return TwoStage(catalogue, sources, config.depths, fusion, None, fusion), worlds, settings, head
 
@@ -193,7 +194,6 @@ def _fit_recall(
 def _fit_second_stage(
     draft: TwoStage,
     base: list[np.ndarray],
-    validation: Validation,
     worlds: list[World],
     shown: list[Shown] | None,
     settings: SourceSettings,
@@ -203,10 +203,9 @@ def _fit_second_stage(
     checkpoints: Path | None,
 ) -> tuple[TwoStage, TwoStage]:
     """The best model without GPT-2; and with it, which learns to correct recall's score from cross-fitted lists."""
-    stop, rest = split_validation(validation, share=config.lists.stop_share, seed=config.seed)
-    known = [*base, validation.targets]
-    allowed = could_be_right(known, draft.catalogue.n_items, new_items=config.lists.new_items)
-    worlds = [World(draft.sources, rest, allowed), *worlds]
+    real, *others = worlds
+    stop, rest = split_validation(real.validation, share=config.lists.stop_share, seed=config.seed)
+    worlds = [replace(real, validation=rest), *others]
     with clock.step("fusion", "fit the fusion without GPT-2 on validation"):
         found = recall_worlds(draft, worlds)
         plain = replace(draft, final_fusion=fit_plain_fusion(draft, found, worlds, config))
@@ -217,7 +216,7 @@ def _fit_second_stage(
             draft.catalogue, base, shown, draft.recall_fusion, settings, config, progress=progress
         )
     with clock.step("train_reranker", f"train the reranker on {len(lists):,} lists"):
-        stopping = World(draft.sources, stop, allowed)
+        stopping = replace(real, validation=stop)
         reranker = train_on_lists(draft, lists, stopping, config, progress=progress, checkpoints=checkpoints)
     if reranker is None:
         return plain, plain

@@ -126,22 +126,21 @@ def sources_on(
 def world_with_new_items(
     catalogue: Catalogue,
     histories: Sequence[np.ndarray],
-    validation: Validation,
+    real: World,
     head: TrainedHead,
     settings: SourceSettings,
     config: Config,
 ) -> list[World]:
-    """The validation as if some items were new: one world, or none where the configuration knows no new items.
+    """The real world's validation as if some items were new: one world, or none where there are to be no new items.
 
     A quarter of the users is enough: lists without a new item teach nothing of them.
     """
     new = choose_new(catalogue.n_items, config.lists.new_items, config.seed)
-    left = forget_validation(validation, new, max_users=len(validation.targets) // 4, seed=config.seed)
+    n_users = len(real.validation.targets)
+    left = forget_validation(real.validation, new, max_users=n_users // 4, seed=config.seed)
     if not new.any() or not len(left.targets):
         return []
-    known = [*histories, validation.targets]
-    allowed = could_be_right(known, catalogue.n_items, new_items=config.lists.new_items)
-    return [World(sources_on(catalogue, forget(histories, new), head, settings, config), left, allowed)]
+    return [World(sources_on(catalogue, forget(histories, new), head, settings, config), left, real.allowed)]
 
 
 def cross_fitted_lists(
