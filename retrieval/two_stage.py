@@ -118,9 +118,8 @@ class TwoStage:
         order = np.argsort(-np.where(candidates.rows >= 0, scores, -np.inf), axis=1, kind="stable")
         rows = np.take_along_axis(candidates.rows, order, axis=1)
         probability = self.final_fusion.probability(np.take_along_axis(scores, order, axis=1))
-        cold = np.array([len(history) == 0 for history in queries.histories], dtype=bool)
-        popular = next(source for source in self.sources if isinstance(source, PopularSource))
-        probability = np.where(cold[:, None], popular.shares[np.maximum(rows, 0)], probability)
+        cold = _without_history(queries)
+        probability = np.where(cold[:, None], self._popular.shares[np.maximum(rows, 0)], probability)
         return Ranked(
             rows=rows,
             scores=np.where(rows >= 0, probability, np.nan).astype(np.float32),
@@ -169,9 +168,17 @@ class TwoStage:
 
     def _popular_for_cold(self, queries: Queries, candidates: Candidates, scores: np.ndarray) -> np.ndarray:
         """Users without a history get the popular order: the other sources know nothing of them."""
-        popular = next(source for source in self.sources if isinstance(source, PopularSource))
-        cold = np.array([len(history) == 0 for history in queries.histories], dtype=bool)
-        return np.where(cold[:, None], popular.scores[np.maximum(candidates.rows, 0)], scores).astype(np.float32)
+        popular = self._popular.scores[np.maximum(candidates.rows, 0)]
+        return np.where(_without_history(queries)[:, None], popular, scores).astype(np.float32)
+
+    @property
+    def _popular(self) -> PopularSource:
+        return next(source for source in self.sources if isinstance(source, PopularSource))
+
+
+def _without_history(queries: Queries) -> np.ndarray:
+    """Of whom nothing is known: bool (n_users,)."""
+    return np.array([len(history) == 0 for history in queries.histories], dtype=bool)
 
 
 def batch_size(n_items: int) -> int:
