@@ -17,7 +17,7 @@ from indexes.errors import DamagedArtefact
 from retrieval.data import arrow
 from retrieval.data.chunks import CHUNK_ROWS, Chunk, check_names
 
-BATCH_BYTES = 256 << 20
+BATCH_BYTES = 64 << 20
 MAX_UNPACKED_BYTES = 1 << 30
 _MAX_RATIO = 100
 _CURE = "copy or export it again"
