@@ -10,10 +10,11 @@ from pathlib import Path
 
 
 class DamagedArtefact(ValueError):  # noqa: N818 - says what it is
-    """A file is missing, altered, of an unknown format or not to be trusted; `path` names it."""
+    """A file is missing, altered, of an unknown format or not to be trusted; `path` names it, `problem` and `cure` say
+    what is wrong and what to do."""
 
     def __init__(self, path: Path | str, problem: str, *, cure: str = "publish it again or roll back") -> None:
-        self.path = Path(path)
+        self.path, self.problem, self.cure = Path(path), problem, cure
         super().__init__(f"{self.path}: {problem}; {cure}")
 
 

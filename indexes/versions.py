@@ -42,6 +42,7 @@ def publish(root: Path | str, fill: Callable[[Path], None], *, facts: Mapping[st
     Raises:
         Locked: somebody else is publishing.
         OSError: the disk is full; the current version is as before.
+        DamagedArtefact: what was written is not what is on the disk; it names the place in the version.
     """
     if keep < 1:
         raise ValueError(f"keep: expected at least 1, got {keep!r}")
@@ -54,13 +55,16 @@ def publish(root: Path | str, fill: Callable[[Path], None], *, facts: Mapping[st
         taken = [int(path.name) for path in (root / "versions").iterdir() if path.name.isdecimal()]
         number = 1 + max(taken, default=0)
         temporary = root / "versions" / f"{DEBRIS_PREFIX}{number:06d}-{os.getpid()}"
+        version = root / "versions" / f"{number:06d}"
         temporary.mkdir()
         try:
             fill(temporary)
             previous = {PREVIOUS_FACT: _current_name(root)}
             _seal(temporary, {**facts, **previous})
-            version = root / "versions" / f"{number:06d}"
             os.rename(temporary, version)
+        except DamagedArtefact as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise _at_its_place(error, temporary, version) from error
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
@@ -76,6 +80,15 @@ def _seal(directory: Path, facts: Mapping[str, Json]) -> None:
             verify_directory((directory / name).parent)
     write_manifest(directory, facts=facts)
     verify_directory(directory)
+
+
+def _at_its_place(error: DamagedArtefact, temporary: Path, version: Path) -> DamagedArtefact:
+    """The fault by the place that the file was meant for: the hidden directory is gone when anybody reads of it."""
+    if not error.path.is_relative_to(temporary):
+        return error
+    problem = error.problem.replace(str(temporary), str(version))
+    cure = "nothing was published; check the disk and publish again"
+    return DamagedArtefact(version / error.path.relative_to(temporary), problem, cure=cure)
 
 
 def resolve(path: Path | str) -> Path:

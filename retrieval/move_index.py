@@ -25,6 +25,7 @@ from indexes import (
     build_index,
     build_milvus,
     list_versions,
+    publish,
     read_manifest,
     resolve,
     save_index,
@@ -35,7 +36,6 @@ from indexes.milvus_build import KINDS, drop_collection, list_collections
 from indexes.milvus_client import check_uri, is_local
 from indexes.vectors import Progress
 from retrieval.config import Config
-from retrieval.publishing import publish_version
 
 MILVUS = "milvus"
 PARTS = ("text", "items")
@@ -105,7 +105,7 @@ def move_index(
         if to != MILVUS:
             _set_family(directory / "config.json", to)
 
-    version = publish_version(bundle, fill, facts=manifest.facts, keep=keep)
+    version = publish(bundle, fill, facts=manifest.facts, keep=keep)
     return Move(version, {part: {"family": index.family, **index.params} for part, index in indexes.items()})
 
 

@@ -34,6 +34,7 @@ from indexes import (
     DamagedArtefact,
     load_index,
     on_device,
+    publish,
     read_manifest,
     resolve,
     save_index,
@@ -46,7 +47,6 @@ from retrieval.data import IdMap, Items
 from retrieval.encoder.heads import RecallHead
 from retrieval.encoder.text_encoder import TextEncoder, resolve_device
 from retrieval.fusion import Fusion
-from retrieval.publishing import publish_version
 from retrieval.recommend import Recommender
 from retrieval.sources import (
     ContentSource,
@@ -95,7 +95,7 @@ def save_bundle(
             **(evaluation or {}).get("stages", {}).get("final", {}),
         },
     }
-    return publish_version(root, lambda directory: _write(directory, recommender, evaluation), facts=facts, keep=keep)
+    return publish(root, lambda directory: _write(directory, recommender, evaluation), facts=facts, keep=keep)
 
 
 def _write(directory: Path, recommender: Recommender, evaluation: Mapping[str, Any] | None) -> None:

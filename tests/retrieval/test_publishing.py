@@ -11,7 +11,6 @@ from indexes import DamagedArtefact, publish, read_manifest, resolve
 from retrieval import move_index as module
 from retrieval.cli import main
 from retrieval.move_index import move_index
-from retrieval.publishing import publish_version
 from retrieval.recommend import Recommender
 from retrieval.storage import save_bundle
 
@@ -61,7 +60,7 @@ def test_damage_while_publishing_is_named_by_its_final_place(tmp_path):
 
     place = f"{tmp_path}/versions/000001/index/versions/000001/rows: expected sha256"
     with pytest.raises(DamagedArtefact, match=f"{place}.*; nothing was published; check the disk and publish again"):
-        publish_version(tmp_path, fill, facts={}, keep=3)
+        publish(tmp_path, fill, facts={}, keep=3)
     assert not list((tmp_path / "versions").iterdir())
 
 
