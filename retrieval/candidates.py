@@ -15,8 +15,8 @@ import numpy as np
 from retrieval.sources.base import Queries, Source
 from retrieval.sources.popular import PopularSource
 
-READING = ("dense", "content", "lexical")
-"""Sources that can say something of an item nobody took."""
+READING = ("dense", "neighbours", "transitions", "content", "lexical")
+"""Sources that can say something of an item nobody took: by its text, or by what it borrows (`retrieval.lending`)."""
 
 
 @dataclass(frozen=True)

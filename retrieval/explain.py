@@ -28,6 +28,9 @@ def explain_item(
     """
     sentences = []
     recent = np.unique(history[-50:])
+    untaken = next(
+        (source.untaken for source in sources if isinstance(source, PopularSource)), np.zeros(catalogue.n_items, bool)
+    )
     for source in sources:
         if isinstance(source, ItemItemSource) and source.name == "neighbours" and len(recent):
             alike = catalogue.text_vectors[recent] @ catalogue.text_vectors[row]
@@ -36,7 +39,10 @@ def explain_item(
                 alike, 0
             )
             if weights.max(initial=0) > _TOGETHER:
-                sentences.append(f"taken together with {_title(catalogue, recent[int(weights.argmax())])}")
+                best = recent[int(weights.argmax())]
+                # The links of an item that nobody took are borrowed (`retrieval.lending`).
+                link = "resembles what goes with" if untaken[row] or untaken[best] else "taken together with"
+                sentences.append(f"{link} {_title(catalogue, best)}")
         elif isinstance(source, ContentSource) and len(recent):
             alike = catalogue.text_vectors[recent] @ catalogue.text_vectors[row]
             if alike.max() >= _ALIKE:

@@ -14,6 +14,7 @@ from retrieval.catalogue import Catalogue
 from retrieval.encoder.heads import HeadConfig, RecallHead
 from retrieval.encoder.steps import HeadTraining
 from retrieval.encoder.train import TrainedHead, embed_items, embed_users, train_head
+from retrieval.lending import lend_links, lend_residuals, lenders_of
 from retrieval.sources import (
     ContentSource,
     DenseSource,
@@ -131,15 +132,18 @@ def fit_sources(
     n_items = catalogue.n_items
     histories = list(histories)
     popular = PopularSource.fit(histories, n_items)
-    # What the head learned of an item nobody took is only that it was never right.
-    vectors = embed_items(head, catalogue.text_vectors, new=popular.untaken)
-    neighbours = cosine_matrix(histories, n_items)
+    # What was learned of an item nobody took is only that it was never right.
+    lenders = lenders_of(catalogue, popular.untaken)
+    head = lend_residuals(head, lenders, popular.untaken) if popular.untaken.any() else head
+    vectors = embed_items(head, catalogue.text_vectors)
+    neighbours = lend_links(cosine_matrix(histories, n_items), lenders)
     if settings.neighbours_content:
         neighbours = (
             neighbours + settings.neighbours_content * content_matrix(catalogue.text_vectors, index=catalogue.index)
         ).tocsr()
     ease = ease_matrix(histories, n_items, regularisation=settings.ease_regularisation)
     transitions = transitions_of(followers(histories, n_items), count_items(histories, n_items), settings)
+    transitions = lend_links(transitions, lenders)
     # An approximate index is tuned on what it will be asked: users, who lie elsewhere than the items.
     some = sample_histories(histories, INDEX_QUERIES, seed=seed)
     asked = embed_users(head, vectors, some) if some else None

@@ -1,14 +1,14 @@
 """A new catalogue for a fitted recommender: items come, go and change their texts; what was learned stays.
 
-Only texts that changed are embedded. A new item is placed by its text: it has no residual and no co-occurrence, and
-takes part in the neighbours through the text similarity that validation gave a weight.
+Only texts that changed are embedded. An item that nobody took yet is placed by its text and by what it borrows from the
+taken items most like it (`retrieval.lending`), as in a fit.
 """
 
 from __future__ import annotations
 
 import datetime
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -21,6 +21,7 @@ from retrieval.data.columns import ITEM_TEXTS
 from retrieval.encoder.heads import RecallHead
 from retrieval.encoder.train import embed_items
 from retrieval.fit import histories_of
+from retrieval.lending import BORROWING, lend_links, lend_residuals, lenders_of
 from retrieval.move_index import index_like
 from retrieval.recommend import Recommender
 from retrieval.sources import (
@@ -117,7 +118,10 @@ def replace_catalogue(recommender: Recommender, items: Items, interactions: Inte
     if not (place >= 0).any():
         raise ValueError("replace_catalogue: the new items share no id with the bundle; fit a new one")
     catalogue = _catalogue(model.catalogue, items, place, recommender)
-    sources = tuple(_source(source, catalogue, place, recommender) for source in model.sources)
+    popular = next(source for source in model.sources if isinstance(source, PopularSource))
+    new = (place < 0) | popular.untaken[np.maximum(place, 0)]
+    moved = _Moved(catalogue, place, new, lenders_of(catalogue, new), recommender)
+    sources = tuple(moved.source(source) for source in model.sources)
     if interactions is None:
         new_row = np.full(model.catalogue.n_items, -1, dtype=np.int64)
         new_row[place[place >= 0]] = np.flatnonzero(place >= 0)
@@ -142,28 +146,52 @@ def _catalogue(old: Catalogue, items: Items, place: np.ndarray, recommender: Rec
     return Catalogue(items, texts, titles, vectors, index, old.encoder, old.text_config)
 
 
-def _source(source: Source, catalogue: Catalogue, place: np.ndarray, recommender: Recommender) -> Source:
-    if isinstance(source, DenseSource):
-        head = _moved_head(source.head, place, catalogue)
-        vectors = embed_items(head, catalogue.text_vectors)
-        return DenseSource(head, index_like(source.index, vectors, recommender.config), vectors)
-    if isinstance(source, ItemItemSource):
-        matrix = _moved_matrix(source.matrix, place)
-        weight = recommender.settings.neighbours_content if source.name == "neighbours" else 0.0
-        if weight and (place < 0).any():
-            matrix = matrix + weight * _links_of_new(catalogue, place < 0)
-        return ItemItemSource(source.name, sp.csr_matrix(matrix), decay=source.decay, text_weight=source.text_weight)
-    if isinstance(source, ContentSource):
-        return ContentSource(catalogue.encoder, catalogue.index, catalogue.text_vectors, decay=source.decay)
-    if isinstance(source, LexicalSource):
-        return LexicalSource(catalogue.texts, query_words=source.query_words)
-    if isinstance(source, PopularSource):
-        return PopularSource.of_scores(
-            np.where(place >= 0, source.scores[np.maximum(place, 0)], UNTAKEN).astype(np.float32)
-        )
-    if isinstance(source, RepeatSource):
-        return RepeatSource(catalogue.n_items, decay=source.decay)
-    raise TypeError(f"replace_catalogue: no way to move source {source.name!r}")
+@dataclass(frozen=True)
+class _Moved:
+    """The sources over a new catalogue.
+
+    place: int64 (n_items,), each item's row in the old catalogue, -1 for one that was not there.
+    new: bool (n_items,), the items that nobody took. lenders: what they borrow from, see `lenders_of`.
+    """
+
+    catalogue: Catalogue
+    place: np.ndarray
+    new: np.ndarray
+    lenders: sp.csr_matrix
+    recommender: Recommender
+
+    def source(self, source: Source) -> Source:
+        """One of the old sources, moved."""
+        catalogue, place = self.catalogue, self.place
+        if isinstance(source, DenseSource):
+            head = _moved_head(source.head, place, catalogue)
+            head = lend_residuals(head, self.lenders, self.new) if self.new.any() else head
+            vectors = embed_items(head, catalogue.text_vectors)
+            return DenseSource(head, index_like(source.index, vectors, self.recommender.config), vectors)
+        if isinstance(source, ItemItemSource):
+            matrix = self._links(source)
+            return ItemItemSource(source.name, matrix, decay=source.decay, text_weight=source.text_weight)
+        if isinstance(source, ContentSource):
+            return ContentSource(catalogue.encoder, catalogue.index, catalogue.text_vectors, decay=source.decay)
+        if isinstance(source, LexicalSource):
+            return LexicalSource(catalogue.texts, query_words=source.query_words)
+        if isinstance(source, PopularSource):
+            return PopularSource.of_scores(
+                np.where(place >= 0, source.scores[np.maximum(place, 0)], UNTAKEN).astype(np.float32)
+            )
+        if isinstance(source, RepeatSource):
+            return RepeatSource(catalogue.n_items, decay=source.decay)
+        raise TypeError(f"replace_catalogue: no way to move source {source.name!r}")
+
+    def _links(self, source: ItemItemSource) -> sp.csr_matrix:
+        """What was learned of taken items, and what the others borrow now: texts and lenders may have changed."""
+        if source.name not in BORROWING:
+            return _moved_matrix(source.matrix, self.place)
+        matrix = _moved_matrix(source.matrix, np.where(self.new, -1, self.place))
+        matrix = lend_links(matrix, self.lenders)
+        if source.text_weight and self.new.any():
+            matrix = matrix + source.text_weight * _links_of_new(self.catalogue, self.new)
+        return sp.csr_matrix(matrix)
 
 
 def _moved_head(head: RecallHead, place: np.ndarray, catalogue: Catalogue) -> RecallHead:

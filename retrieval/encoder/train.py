@@ -31,11 +31,9 @@ class TrainedHead:
 
 
 @torch.inference_mode()
-def embed_items(
-    head: RecallHead, text_vectors: np.ndarray, *, n_trained: int | None = None, new: np.ndarray | None = None
-) -> np.ndarray:
-    """Item vectors: float32 (n_items, dim), length 1. Rows from n_trained on, and those of `new` (bool), have no
-    residual: nothing was learned of them."""
+def embed_items(head: RecallHead, text_vectors: np.ndarray, *, n_trained: int | None = None) -> np.ndarray:
+    """Item vectors: float32 (n_items, dim), length 1. Rows from n_trained on have no residual: nothing was learned of
+    them."""
     head.eval()
     device = next(head.parameters()).device
     n_trained = head.residual.num_embeddings if n_trained is None else n_trained
@@ -44,8 +42,6 @@ def embed_items(
         text = torch.from_numpy(text_vectors[start : start + 16_384]).to(device)
         rows = torch.arange(start, start + len(text), device=device)
         known = rows < n_trained
-        if new is not None:
-            known &= torch.from_numpy(~new[start : start + len(text)]).to(device)
         out.append(head.item_vectors(text, torch.where(known, rows, -1)).float().cpu().numpy())
     return np.concatenate(out) if out else np.empty((0, head.config.dim), dtype=np.float32)
 

@@ -35,8 +35,10 @@ def test_an_item_is_explained_by_the_neighbour_that_speaks_for_it_most(recommend
 
 
 def test_items_nobody_took_are_not_said_to_be_taken_together(recommender):
-    said = sentences(recommender, ["toy-00", "toy-01", "toy-02"], new_item_id("toy"))
-    assert not any(sentence.startswith("taken together") for sentence in said)
+    for history, wanted in ((["toy-00", "toy-01", "toy-02"], new_item_id("toy")), ([new_item_id("toy")], "toy-01")):
+        said = sentences(recommender, history, wanted)
+        assert not any(sentence.startswith("taken together") for sentence in said)
+        assert any(sentence.startswith("resembles what goes with") for sentence in said)
 
 
 def test_items_of_other_topics_are_not_said_to_be_taken_together(recommender):
