@@ -11,6 +11,7 @@ from retrieval.candidates import Candidates, feature_names, gather_candidates
 from retrieval.catalogue import Catalogue
 from retrieval.config import Config
 from retrieval.fusion import Fusion, FusionLists, fit_fusion
+from retrieval.head_start import give_head_start
 from retrieval.new_items import World
 from retrieval.sources import Queries
 from retrieval.stage_one import Validation, in_batches, sub_queries
@@ -38,7 +39,7 @@ def fit_recall_fusion(catalogue: Catalogue, worlds: Sequence[World], config: Con
             ranks = pool.features[:, :, len(world.sources) : 2 * len(world.sources)]
             pool = pool.ordered(ranks.max(axis=2), depth=2 * config.depths.rerank)
             parts.append((pool.features, pool.rows))
-    return fit_fusion(_lists(parts, worlds), feature_names(worlds[0].sources), seed=config.seed)
+    return _fitted(parts, worlds, feature_names(worlds[0].sources), config)
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def recall_worlds(model: TwoStage, worlds: Sequence[World]) -> list[Recalled]:
 def fit_plain_fusion(model: TwoStage, found: list[Recalled], worlds: Sequence[World], config: Config) -> Fusion:
     """The fusion of recall features and details: the best order without GPT-2."""
     parts = [(one.candidates.features, one.candidates.rows) for one in found]
-    return fit_fusion(_lists(parts, worlds), final_feature_names(model, reranked=False), seed=config.seed)
+    return _fitted(parts, worlds, final_feature_names(model, reranked=False), config)
 
 
 def fit_final_fusion(model: TwoStage, found: list[Recalled], worlds: Sequence[World], config: Config) -> Fusion:
@@ -74,7 +75,16 @@ def fit_final_fusion(model: TwoStage, found: list[Recalled], worlds: Sequence[Wo
     for one in found:
         logits = replace(one.model, reranker=model.reranker).rerank(one.queries, one.candidates)
         parts.append((final_features(one.candidates, logits), one.candidates.rows))
-    return fit_fusion(_lists(parts, worlds), final_feature_names(model, reranked=True), seed=config.seed)
+    return _fitted(parts, worlds, final_feature_names(model, reranked=True), config)
+
+
+def _fitted(
+    parts: list[tuple[np.ndarray, np.ndarray]], worlds: Sequence[World], names: Sequence[str], config: Config
+) -> Fusion:
+    """The fusion of these lists; the head start of new items is chosen in the worlds that were made to have some."""
+    lists = _lists(parts, worlds)
+    fusion = fit_fusion(lists, names, seed=config.seed)
+    return give_head_start(fusion, lists.after(len(worlds[0].validation.targets)))
 
 
 def _lists(parts: list[tuple[np.ndarray, np.ndarray]], worlds: Sequence[World]) -> FusionLists:

@@ -35,6 +35,10 @@ class FusionLists:
     target: np.ndarray
     context: np.ndarray
 
+    def after(self, n: int) -> FusionLists:
+        """All lists but the first n."""
+        return FusionLists(self.features[n:], self.rows[n:], self.target[n:], self.context[n:])
+
 
 @dataclass(frozen=True)
 class Fusion:
