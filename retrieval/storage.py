@@ -60,7 +60,7 @@ from retrieval.sources import (
 from retrieval.stage_one import SourceSettings
 from retrieval.two_stage import TwoStage
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 _PARTS = ("items.parquet", "users.parquet", "vectors.safetensors", "head.safetensors", "sources.safetensors")
 _PARTS += ("config.json", "settings.json", "fusion.json", "sources.json")
 
