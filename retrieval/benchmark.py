@@ -209,7 +209,8 @@ def run_yardstick(
         "data": _digest(data, trial),
         "seed": config.seed,
         "keep_seen": config.keep_seen,
-        "validation_users": config.lists.validation_users,
+        # More than there are changes nothing: a larger budget finds the same lists again.
+        "validation_users": min(config.lists.validation_users, trial.train.n_users),
         **({"encoder": config.encoder.name, "text": config.to_dict()["text"]} if name == "neighbours_tuned" else {}),
     }
     return kept_or_made(_folder(data, options), f"{options.split}-{name}", key, make, told)
