@@ -126,6 +126,8 @@ class HeadTrainer:
     ) -> None:
         self.head, self.text, self.pieces, self.training, self.rng = head, text, pieces, training, rng
         self.lengths = np.array([len(piece) for piece in pieces])
+        counts = np.bincount(np.concatenate(pieces), minlength=len(text))
+        head.count_interactions(torch.from_numpy(counts).to(text.device, torch.float32))
         self.taken = torch.from_numpy(np.unique(np.concatenate(pieces)).astype(np.int64)).to(text.device)
         self.steps_per_pass = len(_batches(self.lengths, training.batch_positions, np.random.default_rng(0)))
         self.step = 0
