@@ -225,6 +225,7 @@ def load_bundle(bundle: Path, *, device: str = "auto", precision: str = "auto", 
         reranker=reranker,
         final_fusion=_fusion(fusions["final"]),
     )
+    _ = model.details  # made now, so that the first request does not wait for it
     users, histories = _load_users(directory / "users.parquet")
     settings = SourceSettings(**_read_json(directory / "settings.json"))
     return Recommender(model, users, histories, config, settings, {"directory": str(directory), **facts})
