@@ -28,7 +28,8 @@ _OWN = 2.0
 _MARKS = {"words": 0.5, "brand": 0.2}
 """Weights of what items visibly share, beside the cosine of their texts."""
 _SHORTLIST = 100
-_BLOCK = 1_024
+_BLOCK = 256
+_MOST_LINKS, _FEWEST_LINKS = 20_000_000, 10
 
 
 def lenders_of(catalogue: Catalogue, new: np.ndarray) -> sp.csr_matrix:
@@ -41,36 +42,50 @@ def lenders_of(catalogue: Catalogue, new: np.ndarray) -> sp.csr_matrix:
         new: bool (n_items,).
     """
     n_items = catalogue.n_items
-    borrowers, known = np.flatnonzero(new), np.flatnonzero(~new)
-    rows, columns, weights = [], [], []
-    for start in range(0, len(borrowers) if len(known) else 0, _BLOCK):
-        block = borrowers[start : start + _BLOCK]
-        for borrower, near in zip(block, _nearest(catalogue, block, known), strict=True):
-            likeness = _likeness(catalogue, int(borrower), near)
-            best = np.lexsort((near, -likeness))[:LENDERS]
-            power = likeness[best] ** _POWER
-            if power.sum() > 0:
-                rows.append(near[best])
-                columns.append(np.full(len(best), borrower))
-                weights.append(power / power.sum() * likeness[best[0]])
-    if not rows:
-        return sp.csr_matrix((n_items, n_items), dtype=np.float32)
-    places = (np.concatenate(rows), np.concatenate(columns))
-    return sp.csr_matrix((np.concatenate(weights).astype(np.float32), places), shape=(n_items, n_items))
+    total = sp.csr_matrix((n_items, n_items), dtype=np.float32)
+    every, known = np.flatnonzero(new), np.flatnonzero(~new)
+    parts = []
+    for start in range(0, len(every) if len(known) else 0, _BLOCK):
+        borrowers, others = _nearest(catalogue, every[start : start + _BLOCK], known)
+        likeness = _likeness(catalogue, borrowers, others)
+        order = np.lexsort((others, -likeness, borrowers))
+        borrowers, others, likeness = borrowers[order], others[order], likeness[order]
+        first = np.searchsorted(borrowers, borrowers)
+        kept = (np.arange(len(order)) - first < LENDERS) & (likeness > 0)
+        power = likeness**_POWER * kept
+        sums = np.bincount(borrowers, weights=power, minlength=n_items)[borrowers]
+        weights = (power / np.where(kept, sums, 1) * likeness[first]).astype(np.float32)
+        parts.append((weights[kept], others[kept], borrowers[kept]))
+    if parts:
+        weights, rows, columns = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+        total = sp.csr_matrix((weights, (rows, columns)), shape=total.shape)
+    return total
 
 
 def lend_links(matrix: sp.csr_matrix, lenders: sp.csr_matrix, *, per_item: int = 300) -> sp.csr_matrix:
-    """The item-by-item matrix with borrowed links: to every new item (column) and from it (row), per_item of each."""
-    if not lenders.nnz:
+    """The item-by-item matrix with borrowed links: to every new item (column) and from it (row), per_item of each.
+
+    New items have no links among themselves: what two of them borrow says less of a pair than their texts do. Where
+    there are very many new items they have fewer links each, so that all together stay below _MOST_LINKS.
+    """
+    borrowed = sp.csr_matrix(lenders.T)
+    new = np.flatnonzero(np.diff(borrowed.indptr))
+    if not len(new):
         return matrix
+    per_item = min(per_item, max(_FEWEST_LINKS, _MOST_LINKS // len(new)))
     strongest = np.asarray(abs(matrix).max(axis=1).todense()).ravel()
     lent = sp.csr_matrix(matrix + sp.diags(_OWN * strongest))
-    to_new, from_new = sp.csr_matrix(lent @ lenders), sp.csr_matrix(lenders.T @ lent)
-    between = sp.csr_matrix(from_new @ lenders)
-    between.setdiag(0)
-    columns = keep_largest(sp.csr_matrix(to_new.T), per_item).T
-    rows = keep_largest(sp.csr_matrix(from_new + between), per_item)
-    return sp.csr_matrix(matrix + columns + rows, dtype=np.float32)
+    back = sp.csr_matrix(lent.T)
+    to_new, from_new = [], []
+    for start in range(0, len(new), _BLOCK):
+        block = new[start : start + _BLOCK]
+        from_new.append(keep_largest(sp.csr_matrix(borrowed[block] @ lent), per_item))
+        to_new.append(keep_largest(sp.csr_matrix(borrowed[block] @ back), per_item))
+    place = sp.csr_matrix(
+        (np.ones(len(new), np.float32), (new, np.arange(len(new)))), shape=(len(lent.indptr) - 1, len(new))
+    )
+    rows, columns = place @ sp.vstack(from_new), (place @ sp.vstack(to_new)).T
+    return sp.csr_matrix(matrix + rows + columns, dtype=np.float32)
 
 
 def lend_residuals(head: RecallHead, lenders: sp.csr_matrix, new: np.ndarray) -> RecallHead:
@@ -84,24 +99,30 @@ def lend_residuals(head: RecallHead, lenders: sp.csr_matrix, new: np.ndarray) ->
     return copy.to(residual.device).eval()
 
 
-def _nearest(catalogue: Catalogue, rows: np.ndarray, known: np.ndarray) -> list[np.ndarray]:
-    """For each row the known items with the nearest texts, at most _SHORTLIST."""
+def _nearest(catalogue: Catalogue, rows: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each row the known items with the nearest texts, at most _SHORTLIST: pairs of rows, both int64 (n_pairs,)."""
     vectors = catalogue.text_vectors
     if catalogue.n_items > EXACT_LINKS:
         is_known = np.zeros(catalogue.n_items, dtype=bool)
         is_known[known] = True
         found = catalogue.index.search(vectors[rows], _SHORTLIST).rows
-        return [near[(near >= 0) & is_known[np.maximum(near, 0)]] for near in found]
+        some = (found >= 0) & is_known[np.maximum(found, 0)]
+        return np.repeat(rows, some.sum(axis=1)), found[some].astype(np.int64)
     depth = min(_SHORTLIST, len(known))
     cosine = vectors[rows] @ vectors[known].T
-    return list(known[np.argpartition(-cosine, depth - 1, axis=1)[:, :depth]])
+    best = np.argpartition(-cosine, depth - 1, axis=1)[:, :depth]
+    return np.repeat(rows, depth), known[best].ravel()
 
 
-def _likeness(catalogue: Catalogue, row: int, others: np.ndarray) -> np.ndarray:
-    """How much one item resembles others: the cosine of their texts and what they visibly share, float32, 0 or more."""
-    total = catalogue.text_vectors[others] @ catalogue.text_vectors[row]
+def _likeness(catalogue: Catalogue, rows: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """How much items resemble each other, pair by pair: the cosine of their texts and what they visibly share.
+
+    Returns:
+        float32 (n_pairs,), 0 or more.
+    """
+    total = np.einsum("ij,ij->i", catalogue.text_vectors[rows], catalogue.text_vectors[others])
     for name, weight in _MARKS.items():
         if name in catalogue.marks:
             marks = catalogue.marks[name]
-            total = total + weight * np.asarray((marks[others] @ marks[row].T).todense()).ravel()
+            total = total + weight * np.asarray(marks[rows].multiply(marks[others]).sum(axis=1)).ravel()
     return np.maximum(total, 0).astype(np.float32)

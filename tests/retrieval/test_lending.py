@@ -45,7 +45,8 @@ def test_a_twin_lends_most_and_its_likeness_is_what_all_lend_together(catalogue)
     assert column.argmax() == 2
     # The same text (cosine 1), the same words (weight .5), the same brand (weight .2).
     assert column.sum() == pytest.approx(1.7, abs=1e-3)
-    likeness = lending._likeness(catalogue, catalogue.n_items - 1, np.flatnonzero(column))
+    others = np.flatnonzero(column)
+    likeness = lending._likeness(catalogue, np.full(len(others), catalogue.n_items - 1), others)
     np.testing.assert_allclose(column[column > 0] / column.sum(), likeness**4 / (likeness**4).sum(), rtol=1e-4)
 
 
@@ -77,8 +78,27 @@ def test_links_are_the_lenders_and_a_link_to_each_lender_itself():
     # strongest link.
     np.testing.assert_allclose(lent[:3, 3], [0.5 * 1.0 + 0.25 * 0.5, 0.5 * 0.25 + 0.25 * 0.5, 0.25 * 1.0])
     np.testing.assert_allclose(lent[3, :3], [0.5 * 1.0 + 0.25 * 0.25, 0.5 * 0.5 + 0.25 * 0.5, 0.25 * 0.125])
-    np.testing.assert_allclose(lent[4, 3], 0.25 * 1.0)  # 4 is 2 to others, and 2 leads to 1, a lender of 3
-    assert not lent.diagonal().any()
+    assert not lent[3:, 3:].any()
+
+
+def test_blocks_of_new_items_borrow_what_all_of_them_at_once_do(catalogue, monkeypatch):
+    rng = np.random.default_rng(0)
+    matrix = sp.csr_matrix(
+        np.where(rng.random((catalogue.n_items,) * 2) < 0.3, rng.random((catalogue.n_items,) * 2), 0)
+    )
+    lenders = lenders_of(catalogue, new_rows(catalogue, 1, 5, 30, -1))
+    expected = lend_links(matrix, lenders).toarray()
+    monkeypatch.setattr(lending, "_BLOCK", 1)
+    np.testing.assert_allclose(lend_links(matrix, lenders).toarray(), expected, rtol=1e-6)
+
+
+def test_very_many_new_items_have_fewer_links_each(monkeypatch):
+    monkeypatch.setattr(lending, "_MOST_LINKS", 40)
+    matrix, lenders = np.ones((40, 40), dtype=np.float32), np.zeros((40, 40), dtype=np.float32)
+    matrix[:, 38:], matrix[38:], lenders[0, 38:] = 0, 0, 1.0
+    lent = lend_links(sp.csr_matrix(matrix), sp.csr_matrix(lenders)).toarray()
+    assert (np.count_nonzero(lent[38:], axis=1) == 20).all()
+    assert (np.count_nonzero(lent[:38, 38:], axis=0) == 20).all()
 
 
 def test_a_new_item_has_the_strongest_of_its_links_only():
