@@ -222,3 +222,25 @@ def test_training_leaves_the_callers_random_numbers_alone():
     vectors = np.random.default_rng(0).normal(size=(N_ITEMS, TEXT_DIM)).astype(np.float32)
     train_head([np.arange(5)], vectors, config=CONFIG, training=HeadTraining(seed=1), passes=1.0)
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_the_residuals_of_popular_items_are_dropped_less_often():
+    torch.manual_seed(0)
+    head = RecallHead(CONFIG, text_dim=TEXT_DIM, n_items=3).train()
+    head.count_interactions(torch.tensor([0.0, 50.0, 450.0]))
+    torch.testing.assert_close(head.drop_rate, torch.tensor([0.5, 0.25, 0.05]))
+    rows = torch.arange(3).repeat(4_000)
+    with torch.no_grad():
+        head.residual.weight.normal_()
+        vectors = head.item_vectors(torch.ones(len(rows), TEXT_DIM), rows)
+        by_text = head.item_vectors(torch.ones(1, TEXT_DIM))
+    dropped = ((vectors - by_text).abs().amax(dim=1) < 1e-6).view(-1, 3).float().mean(dim=0)
+    torch.testing.assert_close(dropped, head.drop_rate, atol=0.04, rtol=0)
+
+
+def test_training_counts_the_interactions():
+    trained = train_head(
+        [np.array([0, 1])] * 50, TEXT_VECTORS, config=CONFIG, training=TRAINING, passes=1, device="cpu"
+    )
+    expected = [0.25, 0.25] + [0.5] * (N_ITEMS - 2)
+    torch.testing.assert_close(trained.head.drop_rate, torch.tensor(expected))
