@@ -20,7 +20,9 @@ from retrieval.fusion import Fusion, FusionLists, list_ndcg
 COLUMN = "new_item"
 STEPS = (0.0, 0.25, 0.5, 0.75, 1.0)
 _MOST = 0.01
-"""The share of NDCG@10 that a head start may cost at the most, however few the lists are."""
+"""The share of NDCG@10 that a head start may cost at the most, however wide the standard error is."""
+FEWEST_LISTS = 200
+"""With fewer a loss that matters may not show at all."""
 
 
 def give_head_start(fusion: Fusion, lists: FusionLists) -> Fusion:
@@ -29,9 +31,10 @@ def give_head_start(fusion: Fusion, lists: FusionLists) -> Fusion:
     Calibration stays: what is said of known items is still the probability, what is said of new ones is higher.
 
     Args:
-        lists: of worlds in which some items are new; without a list whose target is new the fusion stays as it is.
+        lists: of worlds in which some items are new; with fewer than FEWEST_LISTS, or none whose target is new, the
+            fusion stays as it is.
     """
-    if COLUMN not in fusion.names or not len(lists.target):
+    if COLUMN not in fusion.names or len(lists.target) < FEWEST_LISTS:
         return fusion
     column = fusion.names.index(COLUMN)
     new = lists.features[:, :, column] > 0

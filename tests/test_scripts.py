@@ -175,7 +175,7 @@ def test_faster_ways_of_scoring_are_measured_against_float32(tmp_path, capsys):
     for way in ("int8 weights", "int8 weights and activations"):
         assert 0.97 < ways[way]["kendall"] <= 1
         assert 0 < ways[way]["max_abs_diff"] < 0.5
-    assert 0 < ways["cascade 1 of 2 blocks, best 8"]["kendall"] < 1
+    assert 0 < ways["cascade 1 of 2 blocks, best 8"]["kendall"] <= 1
     assert {line["n_users"] for line in lines} == {60}
 
 

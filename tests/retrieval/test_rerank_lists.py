@@ -39,8 +39,8 @@ def sources(catalogue) -> tuple[Source, ...]:
 @pytest.fixture(scope="module")
 def fusion() -> Fusion:
     """Neighbours first, popularity after."""
-    names = ("neighbours_score", "popular_score", "neighbours_rank", "popular_rank", "new_item")
-    return Fusion(names, np.array([1.0, 0.1, 0, 0, 0, 0, 0, 0, 0, 0]), 0.0, 1.0, (1.0, 0.0), {})
+    names = ("neighbours_score", "popular_score", "neighbours_rank", "popular_rank", "new_item", "new_neighbours")
+    return Fusion(names, np.array([1.0, 0.1, *[0.0] * 10]), 0.0, 1.0, (1.0, 0.0), {})
 
 
 def lists_of(catalogue, sources, fusion, positions, **options) -> list[RerankList]:
@@ -87,7 +87,7 @@ def test_a_list_holds_the_candidates_in_their_order_with_the_target_marked(catal
     assert found.labels.tolist()[:3] == [1, 0, 0]
     assert found.labels.sum() == 1
     details = details_of(catalogue, sources)
-    assert found.features.shape == (len(found.rows), 5 + len(details.names))
+    assert found.features.shape == (len(found.rows), 6 + len(details.names))
     assert found.history.tolist() == [0, 1]
 
 
