@@ -32,7 +32,8 @@ _MAX_PASSES = 40.0
 def within_budget(config: Config, n_interactions: int, n_items: int, minutes: float, *, speed: float = 1.0) -> Config:
     """The configuration with lists, epochs, validation users and the head's size and seconds for a fit of `minutes`.
 
-    A very short time still leaves the least that can be trained, and then the fit takes longer. Fine-tuning BERT is not
+    A very short time, or a machine that is busy, still leaves the least that can be trained, and then the fit takes
+    longer. Fine-tuning BERT is not
     planned for.
 
     Args:
@@ -71,7 +72,9 @@ def within_budget(config: Config, n_interactions: int, n_items: int, minutes: fl
         head=head,
         lists=replace(config.lists, folds=folds, max_lists=max_lists, validation_users=users),
         rerank=replace(config.rerank, epochs=epochs),
-        head_training=replace(config.head_training, max_passes=max_passes, max_seconds=head_s / speed),
+        head_training=replace(
+            config.head_training, max_passes=max_passes, max_seconds=head_s / speed, min_passes=_MIN_PASSES
+        ),
     )
 
 

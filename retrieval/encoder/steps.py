@@ -28,7 +28,8 @@ class HeadTraining:
     max_passes: passes over the data at the most. round_positions: validation comes after so many predicted positions
     (after a whole pass, where that is less). patience: rounds without a better validation figure before it stops.
     averaging: the weights that count are a moving average with this decay per step (Polyak and Juditsky 1992), so that
-    a good moment to stop needs no learning-rate schedule of its own.
+    a good moment to stop needs no learning-rate schedule of its own. max_seconds ends training, but not before
+    min_passes: on a machine that is busy with other things a head would learn next to nothing.
     """
 
     max_passes: float = 20.0
@@ -43,6 +44,11 @@ class HeadTraining:
     max_windows: int = 20
     seed: int = 0
     max_seconds: float | None = None
+    min_passes: float = 0.0
+
+    def out_of_time(self, seconds: float, passes: float) -> bool:
+        """Whether training ends for want of time."""
+        return self.max_seconds is not None and seconds > self.max_seconds and passes >= self.min_passes
 
 
 def windows(histories: Sequence[np.ndarray], length: int, max_windows: int) -> list[np.ndarray]:

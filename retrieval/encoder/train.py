@@ -137,7 +137,7 @@ def train_head(
                     record |= _validate(head, text_vectors, *validation, keep_seen)
                     best = best.better(record["ndcg@10"] + record["recall@100"], record["passes"], head)
                 bar.set_postfix({name: f"{record[name]:.4f}" for name in ("loss", "ndcg@10", "recall@100")})
-                late = training.max_seconds is not None and record["seconds"] > training.max_seconds
+                late = training.out_of_time(record["seconds"], record["passes"])
                 if late or sum(past["passes"] > best.passes for past in curve) >= training.patience:
                     break
     with trainer.averaged():

@@ -43,6 +43,7 @@ def test_a_minute_still_trains_something():
     assert plan.lists.max_lists == plan.lists.validation_users == 500
     assert plan.rerank.epochs == 1
     assert plan.head.dim == 128 < Config().head.dim
+    assert plan.head_training.min_passes == 2
     assert plan.head_training.max_seconds == pytest.approx(2 * 0.5 * head_pass_s(600_000, 4_000))
 
 

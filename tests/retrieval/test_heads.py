@@ -244,3 +244,11 @@ def test_training_counts_the_interactions():
     )
     expected = [0.25, 0.25] + [0.5] * (N_ITEMS - 2)
     torch.testing.assert_close(trained.head.drop_rate, torch.tensor(expected))
+
+
+@pytest.mark.parametrize(("min_passes", "rounds"), [(0.0, 1), (3.0, 3)])
+def test_the_clock_ends_training_but_not_before_the_least_passes(min_passes, rounds):
+    training = HeadTraining(max_passes=9, batch_positions=32, patience=9, max_seconds=0.0, min_passes=min_passes)
+    validation = ([history[:-1] for history in RING], np.array([history[-1] for history in RING]))
+    trained = train_head(RING, TEXT_VECTORS, config=CONFIG, training=training, validation=validation, device="cpu")
+    assert [round(record["passes"]) for record in trained.curve] == list(range(1, rounds + 1))
