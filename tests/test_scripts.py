@@ -166,7 +166,9 @@ def test_faster_ways_of_scoring_are_measured_against_float32(tmp_path, capsys):
     files = world.write_files(tmp_path)
     world.item_frame().to_parquet(tmp_path / "items.parquet", index=False)
     arguments = ["--data", tmp_path, "--config", files.config, "--users", 60, "--candidates", 20, "--keep", 8, "--json"]
-    code = bench_rerank_quality.main([str(a) for a in [*arguments, "--set", "rerank.n_layer=2"]])
+    # Without recall's score as prior: with it GPT-2 corrects so little that no way changes the order.
+    alone = ["--set", "rerank.n_layer=2", "--set", "rerank.prior=false"]
+    code = bench_rerank_quality.main([str(a) for a in [*arguments, *alone]])
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     ways = {line["way"]: line for line in lines}
     assert code == 0
@@ -175,7 +177,7 @@ def test_faster_ways_of_scoring_are_measured_against_float32(tmp_path, capsys):
     for way in ("int8 weights", "int8 weights and activations"):
         assert 0.97 < ways[way]["kendall"] <= 1
         assert 0 < ways[way]["max_abs_diff"] < 0.5
-    assert 0 < ways["cascade 1 of 2 blocks, best 8"]["kendall"] <= 1
+    assert 0 < ways["cascade 1 of 2 blocks, best 8"]["kendall"] < 1
     assert {line["n_users"] for line in lines} == {60}
 
 

@@ -49,5 +49,4 @@ def test_new_items_are_found_better_where_validation_knew_such_items(items, inte
         result, _ = evaluate(items, interactions, config, dataset="world", encoder=encoder, cold_share=0.15)
         figures[share] = result["cold"]["stages"]["final"]["ndcg@10"]
         assert result["cold"]["stages"]["ease"]["ndcg@10"] == 0
-    # What new items borrow helps in both.
-    assert figures[0.2] > figures[0.0] > 0.3, figures
+    assert figures[0.2] > 1.2 * figures[0.0], figures
