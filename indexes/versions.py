@@ -62,11 +62,10 @@ def publish(root: Path | str, fill: Callable[[Path], None], *, facts: Mapping[st
             previous = {PREVIOUS_FACT: _current_name(root)}
             _seal(temporary, {**facts, **previous})
             os.rename(temporary, version)
-        except DamagedArtefact as error:
+        except BaseException as error:
             shutil.rmtree(temporary, ignore_errors=True)
-            raise _at_its_place(error, temporary, version) from error
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
+            if isinstance(error, DamagedArtefact) and error.path.is_relative_to(temporary):
+                raise _at_its_place(error, temporary, version) from error
             raise
         sync(root / "versions")
         _point(root, version)
@@ -84,8 +83,6 @@ def _seal(directory: Path, facts: Mapping[str, Json]) -> None:
 
 def _at_its_place(error: DamagedArtefact, temporary: Path, version: Path) -> DamagedArtefact:
     """The fault by the place that the file was meant for: the hidden directory is gone when anybody reads of it."""
-    if not error.path.is_relative_to(temporary):
-        return error
     problem = error.problem.replace(str(temporary), str(version))
     cure = "nothing was published; check the disk and publish again"
     return DamagedArtefact(version / error.path.relative_to(temporary), problem, cure=cure)

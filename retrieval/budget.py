@@ -33,8 +33,7 @@ def within_budget(config: Config, n_interactions: int, n_items: int, minutes: fl
     """The configuration with lists, epochs, validation users and the head's size and seconds for a fit of `minutes`.
 
     A very short time, or a machine that is busy, still leaves the least that can be trained, and then the fit takes
-    longer. Fine-tuning BERT is not
-    planned for.
+    longer. Fine-tuning BERT is not planned for.
 
     Args:
         speed: how many times faster than two CPU cores the machine is.
@@ -56,10 +55,11 @@ def within_budget(config: Config, n_interactions: int, n_items: int, minutes: fl
     head = config.head
     if head_s < enough_s:
         folds = min(_FEW_FOLDS, folds)
-        if all_heads_s / (folds + 1) < enough_s and head.dim > _NARROW and _NARROW % head.n_heads == 0:
+        head_s = min(all_heads_s / (folds + 1), enough_s)
+        if head_s < enough_s and head.dim > _NARROW and _NARROW % head.n_heads == 0:
             head = replace(head, dim=_NARROW)
             pass_s *= _NARROW_SHARE
-        head_s = max(min(all_heads_s / (folds + 1), enough_s), _MIN_PASSES * pass_s)
+        head_s = max(head_s, _MIN_PASSES * pass_s)
     max_passes = float(min(_MAX_PASSES, max(_MIN_PASSES, round(head_s / pass_s))))
     rest_s = max(0.0, usable_s - (folds + 1) * head_s)
     max_lists, epochs = _lists_and_epochs(rest_s * (1 - _VALIDATION_SHARE), n_interactions)

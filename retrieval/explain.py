@@ -28,9 +28,8 @@ def explain_item(
     """
     sentences = []
     recent = np.unique(history[-50:])
-    untaken = next(
-        (source.untaken for source in sources if isinstance(source, PopularSource)), np.zeros(catalogue.n_items, bool)
-    )
+    popular = next((source for source in sources if isinstance(source, PopularSource)), None)
+    untaken = np.zeros(catalogue.n_items, dtype=bool) if popular is None else popular.untaken
     for source in sources:
         if isinstance(source, ItemItemSource) and source.name == "neighbours" and len(recent):
             alike = catalogue.text_vectors[recent] @ catalogue.text_vectors[row]

@@ -89,7 +89,12 @@ def lend_links(matrix: sp.csr_matrix, lenders: sp.csr_matrix, *, per_item: int =
 
 
 def lend_residuals(head: RecallHead, lenders: sp.csr_matrix, new: np.ndarray) -> RecallHead:
-    """A copy of the head in which a new item's residual is the mean of its lenders', weighted; zero without lenders."""
+    """A copy of the head in which a new item's residual is the mean of its lenders', weighted; zero without lenders.
+
+    The head itself where nothing is new.
+    """
+    if not new.any():
+        return head
     residual = head.residual.weight.detach()
     sums = np.maximum(np.asarray(lenders.sum(axis=0)).ravel(), 1e-9).astype(np.float32)
     borrowed = (lenders.T @ residual.cpu().numpy()) / sums[:, None]

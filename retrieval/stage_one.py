@@ -134,7 +134,7 @@ def fit_sources(
     popular = PopularSource.fit(histories, n_items)
     # What was learned of an item nobody took is only that it was never right.
     lenders = lenders_of(catalogue, popular.untaken)
-    head = lend_residuals(head, lenders, popular.untaken) if popular.untaken.any() else head
+    head = lend_residuals(head, lenders, popular.untaken)
     vectors = embed_items(head, catalogue.text_vectors)
     neighbours = lend_links(cosine_matrix(histories, n_items), lenders)
     if settings.neighbours_content:

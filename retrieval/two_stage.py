@@ -119,7 +119,7 @@ class TwoStage:
         rows = np.take_along_axis(candidates.rows, order, axis=1)
         probability = self.final_fusion.probability(np.take_along_axis(scores, order, axis=1))
         cold = _without_history(queries)
-        probability = np.where(cold[:, None], self._popular.shares[np.maximum(rows, 0)], probability)
+        probability = np.where(cold[:, None], self.popular.shares[np.maximum(rows, 0)], probability)
         return Ranked(
             rows=rows,
             scores=np.where(rows >= 0, probability, np.nan).astype(np.float32),
@@ -168,11 +168,12 @@ class TwoStage:
 
     def _popular_for_cold(self, queries: Queries, candidates: Candidates, scores: np.ndarray) -> np.ndarray:
         """Users without a history get the popular order: the other sources know nothing of them."""
-        popular = self._popular.scores[np.maximum(candidates.rows, 0)]
+        popular = self.popular.scores[np.maximum(candidates.rows, 0)]
         return np.where(_without_history(queries)[:, None], popular, scores).astype(np.float32)
 
     @property
-    def _popular(self) -> PopularSource:
+    def popular(self) -> PopularSource:
+        """The source of counts, which is always there."""
         return next(source for source in self.sources if isinstance(source, PopularSource))
 
 

@@ -118,8 +118,7 @@ def replace_catalogue(recommender: Recommender, items: Items, interactions: Inte
     if not (place >= 0).any():
         raise ValueError("replace_catalogue: the new items share no id with the bundle; fit a new one")
     catalogue = _catalogue(model.catalogue, items, place, recommender)
-    popular = next(source for source in model.sources if isinstance(source, PopularSource))
-    new = (place < 0) | popular.untaken[np.maximum(place, 0)]
+    new = (place < 0) | model.popular.untaken[np.maximum(place, 0)]
     moved = _Moved(catalogue, place, new, lenders_of(catalogue, new), recommender)
     sources = tuple(moved.source(source) for source in model.sources)
     if interactions is None:
@@ -164,8 +163,7 @@ class _Moved:
         """One of the old sources, moved."""
         catalogue, place = self.catalogue, self.place
         if isinstance(source, DenseSource):
-            head = _moved_head(source.head, place, catalogue)
-            head = lend_residuals(head, self.lenders, self.new) if self.new.any() else head
+            head = lend_residuals(_moved_head(source.head, place, catalogue), self.lenders, self.new)
             vectors = embed_items(head, catalogue.text_vectors)
             return DenseSource(head, index_like(source.index, vectors, self.recommender.config), vectors)
         if isinstance(source, ItemItemSource):
