@@ -16,7 +16,7 @@ import torch
 
 from retrieval.catalogue import Catalogue
 from retrieval.encoder.heads import RecallHead
-from retrieval.sources.item_items import EXACT_LINKS, keep_largest
+from retrieval.sources.item_items import keep_largest
 
 BORROWING = ("neighbours", "transitions")
 """Sources whose links are lent. EASE's weights hold only together: a column copied from another is none of its own."""
@@ -43,10 +43,10 @@ def lenders_of(catalogue: Catalogue, new: np.ndarray) -> sp.csr_matrix:
     """
     n_items = catalogue.n_items
     total = sp.csr_matrix((n_items, n_items), dtype=np.float32)
-    every, known = np.flatnonzero(new), np.flatnonzero(~new)
+    every = np.flatnonzero(new)
     parts = []
-    for start in range(0, len(every) if len(known) else 0, _BLOCK):
-        borrowers, others = _nearest(catalogue, every[start : start + _BLOCK], known)
+    for start in range(0, len(every) if not new.all() else 0, _BLOCK):
+        borrowers, others = _nearest(catalogue, every[start : start + _BLOCK], ~new)
         likeness = _likeness(catalogue, borrowers, others)
         order = np.lexsort((others, -likeness, borrowers))
         borrowers, others, likeness = borrowers[order], others[order], likeness[order]
@@ -105,18 +105,10 @@ def lend_residuals(head: RecallHead, lenders: sp.csr_matrix, new: np.ndarray) ->
 
 
 def _nearest(catalogue: Catalogue, rows: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For each row the known items with the nearest texts, at most _SHORTLIST: pairs of rows, both int64 (n_pairs,)."""
-    vectors = catalogue.text_vectors
-    if catalogue.n_items > EXACT_LINKS:
-        is_known = np.zeros(catalogue.n_items, dtype=bool)
-        is_known[known] = True
-        found = catalogue.index.search(vectors[rows], _SHORTLIST).rows
-        some = (found >= 0) & is_known[np.maximum(found, 0)]
-        return np.repeat(rows, some.sum(axis=1)), found[some].astype(np.int64)
-    depth = min(_SHORTLIST, len(known))
-    cosine = vectors[rows] @ vectors[known].T
-    best = np.argpartition(-cosine, depth - 1, axis=1)[:, :depth]
-    return np.repeat(rows, depth), known[best].ravel()
+    """For each row the _SHORTLIST nearest texts among known items (a mask): pairs of rows, both int64 (n_pairs,)."""
+    found = catalogue.index.search(catalogue.text_vectors[rows], _SHORTLIST, allowed=known).rows
+    some = found >= 0
+    return np.repeat(rows, some.sum(axis=1)), found[some]
 
 
 def _likeness(catalogue: Catalogue, rows: np.ndarray, others: np.ndarray) -> np.ndarray:

@@ -31,12 +31,12 @@ class TrainedHead:
 
 
 @torch.inference_mode()
-def embed_items(head: RecallHead, text_vectors: np.ndarray, *, n_trained: int | None = None) -> np.ndarray:
-    """Item vectors: float32 (n_items, dim), length 1. Rows from n_trained on have no residual: nothing was learned of
-    them."""
+def embed_items(head: RecallHead, text_vectors: np.ndarray) -> np.ndarray:
+    """Item vectors: float32 (n_items, dim), length 1. Rows beyond the head's own items have no residual: nothing was
+    learned of them."""
     head.eval()
     device = next(head.parameters()).device
-    n_trained = head.residual.num_embeddings if n_trained is None else n_trained
+    n_trained = head.residual.num_embeddings
     out = []
     for start in range(0, len(text_vectors), 16_384):
         text = torch.from_numpy(text_vectors[start : start + 16_384]).to(device)

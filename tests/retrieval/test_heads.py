@@ -113,7 +113,7 @@ def test_order_matters(head):
 
 def test_a_new_item_is_placed_by_its_text_alone(head):
     with_residual = embed_items(head, TEXT_VECTORS)
-    placed = embed_items(head, np.concatenate([TEXT_VECTORS, TEXT_VECTORS[:1]]), n_trained=N_ITEMS)
+    placed = embed_items(head, np.concatenate([TEXT_VECTORS, TEXT_VECTORS[:1]]))
     np.testing.assert_allclose(placed[:N_ITEMS], with_residual, atol=1e-6)
     with torch.inference_mode():
         by_text = torch.nn.functional.normalize(head.text_map(torch.from_numpy(TEXT_VECTORS[:1])), dim=-1)
