@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from retrieval.encoder.heads import RecallHead
+from retrieval.encoder.softmax_loss import softmax_loss
 from retrieval.encoder.text_encoder import has_fast_bfloat16
 
 FULL_SOFTMAX_ITEMS = 20_000
@@ -101,9 +102,8 @@ def _loss(
     if n_items <= FULL_SOFTMAX_ITEMS:
         vectors = head.item_vectors(text[taken], taken)
         users = head.states(vectors[torch.searchsorted(taken, inputs.clamp_min(0))], inputs < 0)[known]
-        logits = (users @ vectors.T).float() * head.log_scale.exp()
         wanted = torch.searchsorted(taken, wanted)
-        return torch.nn.functional.cross_entropy(logits, wanted, label_smoothing=smoothing)
+        return softmax_loss(users * head.log_scale.exp(), vectors, wanted, smoothing=smoothing)
     sample = taken[torch.from_numpy(rng.choice(n_items, _SAMPLED_ITEMS, replace=False)).to(text.device)]
     used, place = torch.unique(torch.cat([inputs[inputs >= 0], wanted]), return_inverse=True)
     in_vectors = head.item_vectors(text[used], used)
