@@ -8,8 +8,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
+
 from retrieval.config import Config
 from retrieval.encoder.steps import FULL_SOFTMAX_ITEMS
+from retrieval.encoder.text_encoder import resolve_device
 
 RERANK_LISTS_PER_S = 60.0  # training, lists of 100 candidates with soft tokens, measured beside other work
 SCORE_LISTS_PER_S = 200.0  # scoring such lists
@@ -76,6 +79,16 @@ def within_budget(config: Config, n_interactions: int, n_items: int, minutes: fl
             config.head_training, max_passes=max_passes, max_seconds=head_s / speed, min_passes=_MIN_PASSES
         ),
     )
+
+
+def machine_speed(device: str) -> float:
+    """How many times faster than two CPU cores this machine is taken to be: by its threads, from a half to four.
+
+    The head's small matrices do not use many threads. A GPU is planned as two cores: what is faster ends early.
+    """
+    if resolve_device(device).type != "cpu":
+        return 1.0
+    return min(4.0, max(0.5, torch.get_num_threads() / 2))
 
 
 def head_pass_s(n_interactions: int, n_items: int) -> float:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 
 import pytest
+import torch
 
-from retrieval.budget import MAKE_LISTS_PER_S, RERANK_LISTS_PER_S, head_pass_s, within_budget
+from retrieval.budget import MAKE_LISTS_PER_S, RERANK_LISTS_PER_S, head_pass_s, machine_speed, within_budget
 from retrieval.config import Config
 from retrieval.encoder.heads import HeadConfig
 
@@ -75,6 +76,12 @@ def test_everything_else_stays_as_it_was():
 def test_a_faster_machine_trains_on_more():
     slow, fast = (within_budget(Config(), 600_000, 4_000, 30, speed=speed) for speed in (1, 8))
     assert fast.lists.max_lists > 4 * slow.lists.max_lists
+
+
+@pytest.mark.parametrize(("threads", "speed"), [(1, 0.5), (2, 1.0), (6, 3.0), (64, 4.0)])
+def test_threads_are_what_makes_a_cpu_fast(monkeypatch, threads, speed):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert machine_speed("cpu") == speed
 
 
 @pytest.mark.parametrize("minutes", [0, -1, float("nan")])
