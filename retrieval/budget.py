@@ -1,4 +1,4 @@
-"""Minutes in, a configuration whose fit takes about so long out: lists, epochs, validation users, the recall head.
+"""Minutes in, a configuration whose fit takes about so long out: lists, epochs, validation users, the head's passes.
 
 The speeds were measured on two CPU cores (2026-11) at the default shapes; other machines differ, so the plan keeps a
 tenth of the time back. Nothing here looks at the clock: the same arguments give the same configuration.
@@ -17,13 +17,10 @@ from retrieval.encoder.text_encoder import resolve_device
 RERANK_LISTS_PER_S = 60.0  # training, lists of 100 candidates with soft tokens, measured beside other work
 SCORE_LISTS_PER_S = 200.0  # scoring such lists
 MAKE_LISTS_PER_S = 100.0  # candidates of all sources at one position
-HEAD_S_PER_PASS = 5.0  # at 60,000 interactions over 4,400 items
+HEAD_S_PER_PASS = 2.0  # at 60,000 interactions over 4,400 items
 _HEAD_INTERACTIONS, _HEAD_ITEMS = 60_000, 4_400
 _USABLE = 0.9
 _HEAD_SHARE, _VALIDATION_SHARE = 0.4, 0.15  # of the time; the reranker has the rest
-# Where the head would have too few passes it is narrower: on MovieLens-1M 240 s of training give NDCG@10 .127 with 256
-# numbers a vector (3 passes) and .138 with 128 (4.6 passes), on validation.
-_NARROW, _NARROW_SHARE = 128, 0.5  # of the seconds a pass takes
 _FEW_FOLDS = 2
 _ENOUGH_PASSES = 10  # of the head; only then is it trained for more than _FEW_FOLDS folds
 _MIN_LISTS, _MIN_VALIDATION, _MIN_PASSES = 500, 500, 2
@@ -33,7 +30,7 @@ _MAX_PASSES = 40.0
 
 
 def within_budget(config: Config, n_interactions: int, n_items: int, minutes: float, *, speed: float = 1.0) -> Config:
-    """The configuration with lists, epochs, validation users and the head's size and seconds for a fit of `minutes`.
+    """The configuration with lists, epochs, validation users and the head's passes and seconds for a fit of `minutes`.
 
     A very short time, or a machine that is busy, still leaves the least that can be trained, and then the fit takes
     longer. Fine-tuning BERT is not planned for.
@@ -55,13 +52,9 @@ def within_budget(config: Config, n_interactions: int, n_items: int, minutes: fl
     all_heads_s, enough_s = usable_s * _HEAD_SHARE, _ENOUGH_PASSES * pass_s
     # The head is trained with validation, without each of the folds (together folds - 1 fits), and on everything.
     folds, head_s = config.lists.folds, all_heads_s / (config.lists.folds + 1)
-    head = config.head
     if head_s < enough_s:
         folds = min(_FEW_FOLDS, folds)
         head_s = min(all_heads_s / (folds + 1), enough_s)
-        if head_s < enough_s and head.dim > _NARROW and _NARROW % head.n_heads == 0:
-            head = replace(head, dim=_NARROW)
-            pass_s *= _NARROW_SHARE
         head_s = max(head_s, _MIN_PASSES * pass_s)
     max_passes = float(min(_MAX_PASSES, max(_MIN_PASSES, round(head_s / pass_s))))
     rest_s = max(0.0, usable_s - (folds + 1) * head_s)
@@ -72,7 +65,6 @@ def within_budget(config: Config, n_interactions: int, n_items: int, minutes: fl
     users = min(10_000, max(_MIN_VALIDATION, users))
     return replace(
         config,
-        head=head,
         lists=replace(config.lists, folds=folds, max_lists=max_lists, validation_users=users),
         rerank=replace(config.rerank, epochs=epochs),
         head_training=replace(

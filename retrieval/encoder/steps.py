@@ -34,7 +34,7 @@ class HeadTraining:
     """
 
     max_passes: float = 20.0
-    round_positions: int = 60_000
+    round_positions: int = 200_000
     patience: int = 3
     batch_positions: int = 1_500
     learning_rate: float = 1e-3

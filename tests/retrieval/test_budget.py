@@ -9,7 +9,6 @@ import torch
 
 from retrieval.budget import MAKE_LISTS_PER_S, RERANK_LISTS_PER_S, head_pass_s, machine_speed, within_budget
 from retrieval.config import Config
-from retrieval.encoder.heads import HeadConfig
 
 SIZES = [(60_000, 4_400), (200_000, 12_000), (600_000, 4_000)]
 
@@ -43,21 +42,13 @@ def test_a_minute_still_trains_something():
     plan = within_budget(Config(), 600_000, 4_000, 0.5)
     assert plan.lists.max_lists == plan.lists.validation_users == 500
     assert plan.rerank.epochs == 1
-    assert plan.head.dim == 128 < Config().head.dim
     assert plan.head_training.min_passes == 2
-    assert plan.head_training.max_seconds == pytest.approx(2 * 0.5 * head_pass_s(600_000, 4_000))
+    assert plan.head_training.max_seconds == pytest.approx(2 * head_pass_s(600_000, 4_000))
 
 
 def test_more_folds_only_where_the_head_has_passes_enough():
     assert within_budget(Config(), 600_000, 4_000, 30).lists.folds == 2
     assert within_budget(Config(), 60_000, 4_400, 60).lists.folds == Config().lists.folds > 2
-
-
-def test_the_head_is_narrow_only_where_the_whole_one_has_too_few_passes():
-    assert within_budget(Config(), 600_000, 4_000, 30).head.dim == 128
-    assert within_budget(Config(), 600_000, 4_000, 600).head.dim == Config().head.dim == 256
-    small = Config(head=HeadConfig(dim=64))
-    assert within_budget(small, 600_000, 4_000, 30).head == small.head
 
 
 def test_there_are_never_more_lists_than_interactions():
