@@ -166,7 +166,7 @@ def test_faster_ways_of_scoring_are_measured_against_float32(tmp_path, capsys):
     files = world.write_files(tmp_path)
     world.item_frame().to_parquet(tmp_path / "items.parquet", index=False)
     arguments = ["--data", tmp_path, "--config", files.config, "--users", 60, "--candidates", 20, "--keep", 8, "--json"]
-    # Without recall's score as prior: with it GPT-2 corrects so little that no way changes the order.
+    # Without a prior: with it GPT-2 corrects so little that no way changes the order.
     alone = ["--set", "rerank.n_layer=2", "--set", "rerank.prior=false"]
     code = bench_rerank_quality.main([str(a) for a in [*arguments, *alone]])
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]

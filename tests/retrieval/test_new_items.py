@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
 from retrieval.evaluate import evaluate
@@ -43,10 +45,15 @@ def test_what_nobody_ever_took_could_not_be_right():
 
 
 def test_new_items_are_found_better_where_validation_knew_such_items(items, interactions, encoder):
-    figures = {}
-    for share in (0.0, 0.2):
-        config = tiny_config(lists={"new_items": share, "max_lists": 192}, depths={"per_source": 40, "rerank": 40})
+    """Over three seeds: with 95 validation lists the final figure of one alone moves by a third with its seed."""
+    figures = {(share, stage): 0.0 for share in (0.0, 0.2) for stage in ("recall", "final")}
+    for share, seed in itertools.product((0.0, 0.2), range(3)):
+        lists, depths = {"new_items": share, "max_lists": 192}, {"per_source": 40, "rerank": 40}
+        config = tiny_config(lists=lists, depths=depths, seed=seed)
         result, _ = evaluate(items, interactions, config, dataset="world", encoder=encoder, cold_share=0.15)
-        figures[share] = result["cold"]["stages"]["final"]["ndcg@10"]
-        assert result["cold"]["stages"]["ease"]["ndcg@10"] == 0
-    assert figures[0.2] > 1.2 * figures[0.0], figures
+        stages = result["cold"]["stages"]
+        assert stages["ease"]["ndcg@10"] == 0
+        for stage in ("recall", "final"):
+            figures[share, stage] += stages[stage]["ndcg@10"] / 3
+    assert figures[0.2, "recall"] > 1.2 * figures[0.0, "recall"], figures
+    assert figures[0.2, "final"] > figures[0.0, "final"], figures
