@@ -32,10 +32,10 @@ from retrieval.fit_steps import (
     world_with_new_items,
 )
 from retrieval.new_items import World, could_be_right
-from retrieval.rerank_lists import Shown, fit_prior
+from retrieval.rerank_lists import Shown
 from retrieval.source_choice import choose_settings
 from retrieval.stage_one import SourceSettings, Validation
-from retrieval.two_stage import TwoStage, final_feature_names
+from retrieval.two_stage import TwoStage
 
 log = logging.getLogger(__name__)
 
@@ -202,7 +202,7 @@ def _fit_second_stage(
     progress: bool,
     checkpoints: Path | None,
 ) -> tuple[TwoStage, TwoStage]:
-    """The best model without GPT-2; and with it, which learns to correct it from cross-fitted lists."""
+    """The best model without GPT-2; and with it, which learns to correct recall's score from cross-fitted lists."""
     real, *others = worlds
     stop, rest = split_validation(real.validation, share=config.lists.stop_share, seed=config.seed)
     worlds = [replace(real, validation=rest), *others]
@@ -215,7 +215,6 @@ def _fit_second_stage(
         lists = cross_fitted_lists(
             draft.catalogue, base, shown, draft.recall_fusion, settings, config, progress=progress
         )
-        draft = replace(draft, prior=fit_prior(lists, final_feature_names(draft, reranked=False), seed=config.seed))
     with clock.step("train_reranker", f"train the reranker on {len(lists):,} lists"):
         stopping = replace(real, validation=stop)
         reranker = train_on_lists(draft, lists, stopping, config, progress=progress, checkpoints=checkpoints)

@@ -29,7 +29,7 @@ from retrieval.new_items import (
     forget_validation,
     positions_among,
 )
-from retrieval.rerank_lists import LazyLists, RerankList, Shown, choose_positions, list_of, make_lists, with_prior
+from retrieval.rerank_lists import LazyLists, RerankList, Shown, choose_positions, list_of, make_lists
 from retrieval.sources import Source
 from retrieval.stage_one import (
     SourceSettings,
@@ -200,10 +200,7 @@ def train_on_lists(
     progress: bool = False,
     checkpoints: Path | None = None,
 ) -> Reranker | None:
-    """Train GPT-2 to correct the model's prior on the lists, stopped early by the validation users of `stop`.
-
-    None when there are no lists.
-    """
+    """Train GPT-2 on the lists, stopped early by the validation users of `stop`; None when there are no lists."""
     catalogue, users = model.catalogue, stop.validation
     held: list[RerankList] = []
     queries = validation_queries(catalogue, users)
@@ -224,9 +221,9 @@ def train_on_lists(
         seed=config.seed,
     )
     items = max(rerank.max_history_items, 1)
-    validation = LazyLists(catalogue, with_prior(held, model.prior), history_items=items)
+    validation = LazyLists(catalogue, held, history_items=items)
     trained = train_reranker(
-        LazyLists(catalogue, with_prior(lists, model.prior), history_items=items),
+        LazyLists(catalogue, lists, history_items=items),
         validation=validation,
         config=rerank,
         encoder=catalogue.encoder.model,

@@ -16,12 +16,9 @@ from rerank import TrainingList
 from retrieval.candidates import Candidates, gather_candidates
 from retrieval.catalogue import Catalogue
 from retrieval.details import details_of
-from retrieval.fusion import Fusion, FusionLists, fit_fusion
+from retrieval.fusion import Fusion
 from retrieval.sources import ContentSource, Queries, Source
-from retrieval.two_stage import batch_size, context_of, prior_scores, rerank_features, rerank_input
-
-# The prior has two numbers a feature to learn; more lists only take longer.
-_PRIOR_LISTS = 6_000
+from retrieval.two_stage import batch_size, context_of, rerank_features, rerank_input
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,7 @@ class Shown:
 class RerankList:
     """A position with its candidates: rows int32 (n,), features float16 (n, n_features), labels float32 (n,).
 
-    scores: float32 (n,), what GPT-2 corrects: recall's scores, or those of a fitted prior (`with_prior`).
+    scores: float32 (n,), the recall scores.
     trained_vectors: float32 (n_items, dim), the item vectors of the recall head that found them; lists share them.
     """
 
@@ -182,33 +179,6 @@ def list_of(
         labels=(rows == target).astype(np.float32),
         trained_vectors=trained_vectors,
     )
-
-
-def fit_prior(lists: Sequence[RerankList], names: Sequence[str], *, seed: int = 0) -> Fusion | None:
-    """The fusion of recall features and details that GPT-2 corrects, from GPT-2's own training lists.
-
-    A prior that was fitted on validation would be too sure of itself on the lists that weigh GPT-2 against the rest.
-    None where there are too few lists to fit anything.
-    """
-    if len(lists) < 2:
-        return None
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(lists))[:_PRIOR_LISTS])
-    some = [lists[place] for place in chosen]
-    depth = max(len(item.rows) for item in some)
-    rows = np.full((len(some), depth), -1, dtype=np.int64)
-    features = np.zeros((len(some), depth, len(names)), dtype=np.float32)
-    for place, item in enumerate(some):
-        rows[place, : len(item.rows)] = item.rows
-        features[place, : len(item.rows)] = item.features
-    target = np.array([item.rows[item.labels.argmax()] for item in some], dtype=np.int64)
-    return fit_fusion(
-        FusionLists(features, rows, target, context_of([item.history for item in some])), names, seed=seed
-    )
-
-
-def with_prior(lists: Sequence[RerankList], prior: Fusion | None) -> list[RerankList]:
-    """The lists with the prior's scores (as they are without one)."""
-    return [replace(item, scores=prior_scores(prior, item.features, item.scores, item.history)) for item in lists]
 
 
 def _found(

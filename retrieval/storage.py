@@ -60,7 +60,7 @@ from retrieval.sources import (
 from retrieval.stage_one import SourceSettings
 from retrieval.two_stage import TwoStage
 
-FORMAT_VERSION = 5
+FORMAT_VERSION = 4
 _PARTS = ("items.parquet", "users.parquet", "vectors.safetensors", "head.safetensors", "sources.safetensors")
 _PARTS += ("config.json", "settings.json", "fusion.json", "sources.json")
 
@@ -124,11 +124,7 @@ def _write(directory: Path, recommender: Recommender, evaluation: Mapping[str, A
     _write_json(directory / "settings.json", asdict(recommender.settings))
     _write_json(
         directory / "fusion.json",
-        {
-            "recall": _fusion_dict(model.recall_fusion),
-            "final": _fusion_dict(model.final_fusion),
-            "prior": model.prior and _fusion_dict(model.prior),
-        },
+        {"recall": _fusion_dict(model.recall_fusion), "final": _fusion_dict(model.final_fusion)},
     )
     _write_json(directory / "sources.json", _source_facts(model.sources))
     if evaluation is not None:
@@ -228,7 +224,6 @@ def load_bundle(bundle: Path, *, device: str = "auto", precision: str = "auto", 
         recall_fusion=_fusion(fusions["recall"]),
         reranker=reranker,
         final_fusion=_fusion(fusions["final"]),
-        prior=fusions["prior"] and _fusion(fusions["prior"]),
     )
     _ = model.details  # made now, so that the first request does not wait for it
     users, histories = _load_users(directory / "users.parquet")

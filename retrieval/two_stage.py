@@ -74,8 +74,8 @@ class Ranked:
 class TwoStage:
     """Everything fitted, put together. `rank` is the flow; everything else is a part of it.
 
-    recall_fusion: orders the union of the sources. final_fusion: the one score, of everything.
-    prior: of recall features and details, the score that GPT-2 corrects; None: recall's score.
+    recall_fusion: orders the union of the sources, and is the score that GPT-2 corrects. final_fusion: the one score,
+        of everything.
     """
 
     catalogue: Catalogue
@@ -84,7 +84,6 @@ class TwoStage:
     recall_fusion: Fusion
     reranker: Reranker | None
     final_fusion: Fusion
-    prior: Fusion | None = None
 
     @property
     def source_names(self) -> list[str]:
@@ -151,14 +150,13 @@ class TwoStage:
 
     def rerank_input_of(self, reranker: Reranker, queries: Queries, candidates: Candidates, user: int) -> RerankInput:
         """One user of a batch as `reranker` reads them, padding left out."""
-        rows, history = candidates.rows[user], queries.histories[user]
-        scores = prior_scores(self.prior, candidates.features[user], candidates.scores[user], history)
+        rows = candidates.rows[user]
         return rerank_input(
             self.catalogue,
             self.trained_vectors,
-            history,
+            queries.histories[user],
             rows[rows >= 0],
-            rerank_features(candidates.features[user], scores),
+            rerank_features(candidates.features[user], candidates.scores[user]),
             history_items=reranker.config.max_history_items,
         )
 
@@ -216,14 +214,9 @@ def trained_vectors_of(sources: Sequence[Source]) -> np.ndarray:
 def rerank_features(features: np.ndarray, scores: np.ndarray) -> np.ndarray:
     """What the reranker is told of a user's candidates: (n, n_features), (n,) -> float32 (n, n_features + 1).
 
-    The score that GPT-2 corrects (`prior_scores`) stands last.
+    The recall score stands last: it is the prior that GPT-2 corrects.
     """
     return np.concatenate([features, scores[:, None]], axis=1, dtype=np.float32)
-
-
-def prior_scores(prior: Fusion | None, features: np.ndarray, recall: np.ndarray, history: np.ndarray) -> np.ndarray:
-    """What is known of one user's candidates before GPT-2: (n, n_features), (n,) -> float32 (n,), log-odds."""
-    return recall if prior is None else prior.score(features[None], context_of([history]))[0]
 
 
 def rerank_input(

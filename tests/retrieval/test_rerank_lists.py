@@ -9,16 +9,7 @@ import scipy.sparse as sp
 from retrieval.catalogue import Catalogue, make_catalogue
 from retrieval.details import details_of
 from retrieval.fusion import Fusion
-from retrieval.rerank_lists import (
-    LazyLists,
-    Position,
-    RerankList,
-    Shown,
-    choose_positions,
-    fit_prior,
-    make_lists,
-    with_prior,
-)
+from retrieval.rerank_lists import LazyLists, Position, RerankList, Shown, choose_positions, make_lists
 from retrieval.sources import ItemItemSource, PopularSource, Source
 from retrieval.text import TextConfig
 from tests.world import RING
@@ -169,48 +160,3 @@ def test_features_of_a_list_are_those_of_serving(catalogue, sources, fusion):
 def test_what_was_shown_has_its_own_score_not_the_one_that_keeps_it_in_the_list(catalogue, sources, fusion):
     (found,) = lists_of(catalogue, sources, fusion, [Position(rows(0), 1, rows(33, 34))], depth=3)
     assert np.abs(found.scores).max() < 20
-
-
-def lists_decided_by_their_second_feature(n: int) -> list[RerankList]:
-    rng = np.random.default_rng(0)
-    made = []
-    for _ in range(n):
-        features = rng.normal(size=(int(rng.integers(4, 9)), 3)).astype(np.float16)
-        candidates = rng.permutation(50)[: len(features)].astype(np.int32)
-        labels = np.arange(len(features)) == features[:, 1].argmax()
-        noise = rng.normal(size=len(features)).astype(np.float32)
-        made.append(RerankList(rows(1, 2), candidates, features, noise, labels.astype(np.float32), np.eye(50, 4)))
-    return made
-
-
-def test_the_prior_learns_from_the_lists_what_decides_them():
-    made = lists_decided_by_their_second_feature(200)
-    prior = fit_prior(made, ("a", "b", "c"))
-    assert prior is not None
-    assert np.abs(prior.weights[:3]).argmax() == 1
-    first = [item.labels[item.scores.argmax()] for item in with_prior(made, prior)]
-    assert np.mean(first) > 0.9 > 0.5 > np.mean([item.labels[item.scores.argmax()] for item in made])
-
-
-def test_with_a_prior_only_the_scores_of_a_list_change():
-    made = lists_decided_by_their_second_feature(20)
-    for old, new in zip(made, with_prior(made, fit_prior(made, ("a", "b", "c"))), strict=True):
-        assert new.scores.dtype == np.float32
-        assert (new.scores != old.scores).any()
-        assert all(getattr(new, name) is getattr(old, name) for name in ("history", "rows", "features", "labels"))
-    assert all(new.scores is old.scores for old, new in zip(made, with_prior(made, None), strict=True))
-
-
-def test_one_list_is_too_few_for_a_prior():
-    assert fit_prior(lists_decided_by_their_second_feature(1), ("a", "b", "c")) is None
-
-
-def test_what_gpt2_corrects_in_serving_is_the_prior_it_was_trained_on(recommender):
-    model = recommender.model
-    assert model.prior is not None
-    queries = model.catalogue.queries([rows(0, 1, 2)])
-    candidates = model.recall(queries)
-    given = model.rerank_input_of(model.reranker, queries, candidates, 0).candidate_features
-    expected = model.prior.score(candidates.features, np.log1p([3]).astype(np.float32))[0]
-    np.testing.assert_allclose(given[:, -1], expected[: len(given)], atol=1e-6)
-    assert np.abs(given[:, -1] - candidates.scores[0, : len(given)]).max() > 1e-3
