@@ -54,8 +54,7 @@ def within_budget(config: Config, n_interactions: int, n_items: int, minutes: fl
     folds, head_s = config.lists.folds, all_heads_s / (config.lists.folds + 1)
     if head_s < enough_s:
         folds = min(_FEW_FOLDS, folds)
-        head_s = min(all_heads_s / (folds + 1), enough_s)
-        head_s = max(head_s, _MIN_PASSES * pass_s)
+        head_s = max(min(all_heads_s / (folds + 1), enough_s), _MIN_PASSES * pass_s)
     max_passes = float(min(_MAX_PASSES, max(_MIN_PASSES, round(head_s / pass_s))))
     rest_s = max(0.0, usable_s - (folds + 1) * head_s)
     max_lists, epochs = _lists_and_epochs(rest_s * (1 - _VALIDATION_SHARE), n_interactions)

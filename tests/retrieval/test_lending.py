@@ -54,7 +54,7 @@ def test_blocks_find_the_same_lenders(catalogue, monkeypatch):
     new = new_rows(catalogue, 1, 5, 30, -1)
     expected = lenders_of(catalogue, new).toarray()
     monkeypatch.setattr(lending, "_BLOCK", 1)
-    np.testing.assert_allclose(lenders_of(catalogue, new).toarray(), expected, atol=1e-6)
+    np.testing.assert_array_equal(lenders_of(catalogue, new).toarray(), expected)
 
 
 def test_an_item_whose_nearest_are_new_as_well_borrows_from_the_nearest_known_one(catalogue, monkeypatch):

@@ -56,4 +56,5 @@ def test_new_items_are_found_better_where_validation_knew_such_items(items, inte
         for stage in ("recall", "final"):
             figures[share, stage] += stages[stage]["ndcg@10"] / 3
     assert figures[0.2, "recall"] > 1.2 * figures[0.0, "recall"], figures
-    assert figures[0.2, "final"] > figures[0.0, "final"], figures
+    # What new items borrow helps in both.
+    assert figures[0.2, "final"] > figures[0.0, "final"] > 0.3, figures
