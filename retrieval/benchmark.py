@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from retrieval.benchmark_line import cold_figures, line_of
-from retrieval.budget import machine_speed, within_budget
+from retrieval.budget import within_budget
 from retrieval.catalogue import render_items
 from retrieval.config import Config
 from retrieval.data import Interactions, Items, read_interactions, read_items, read_users, repeat_share
@@ -125,8 +125,7 @@ def benchmark(data: DataSet, config: Config, options: Options, say: Say = lambda
         keep_seen = options.keep_seen == "yes"
     config = replace(config, keep_seen=keep_seen)
     if options.minutes is not None:
-        speed = machine_speed(config.device)
-        config = within_budget(config, len(data.interactions), len(data.items), options.minutes, speed=speed)
+        config = within_budget(config, len(data.interactions), len(data.items), options.minutes)
     encoder = functools.cache(lambda: load_encoder(config))  # when the first run needs it; its cache serves all of them
     trial = _trial(data, config, options, cold_share=0.0)
     made = {name: run_yardstick(name, data, trial, config, options, encoder, say) for name in options.yardsticks}

@@ -29,18 +29,21 @@ _MAX_EPOCHS = 4
 _MAX_PASSES = 40.0
 
 
-def within_budget(config: Config, n_interactions: int, n_items: int, minutes: float, *, speed: float = 1.0) -> Config:
+def within_budget(
+    config: Config, n_interactions: int, n_items: int, minutes: float, *, speed: float | None = None
+) -> Config:
     """The configuration with lists, epochs, validation users and the head's passes and seconds for a fit of `minutes`.
 
     A very short time, or a machine that is busy, still leaves the least that can be trained, and then the fit takes
     longer. Fine-tuning BERT is not planned for.
 
     Args:
-        speed: how many times faster than two CPU cores the machine is.
+        speed: how many times faster than two CPU cores the machine is; None asks `machine_speed` about this one.
 
     Raises:
         ValueError: minutes or speed not above 0, or no interactions or items.
     """
+    speed = machine_speed(config.device) if speed is None else speed
     if not minutes > 0 or not speed > 0:
         raise ValueError(f"budget: expected minutes and speed above 0, got minutes={minutes!r} and speed={speed!r}")
     if n_interactions < 1 or n_items < 1:

@@ -61,11 +61,11 @@ def check_asked(files: tuple[Path | None, ...], users: Path | None, segment: str
 
 def budgeted(config: Config, minutes: float | None, items: Items, interactions: Interactions) -> Config:
     """The configuration cut down to a fit of so many minutes; as it is without a budget."""
-    from retrieval.budget import machine_speed, within_budget
+    from retrieval.budget import within_budget
 
     if minutes is None:
         return config
-    return within_budget(config, len(interactions), len(items), minutes, speed=machine_speed(config.device))
+    return within_budget(config, len(interactions), len(items), minutes)
 
 
 def column_map(maps: list[str] | None, *tables: str) -> dict[str, str]:

@@ -24,13 +24,13 @@ def seconds_of(config: Config, n_interactions: int, n_items: int) -> float:
 @pytest.mark.parametrize(("n_interactions", "n_items"), SIZES)
 @pytest.mark.parametrize("minutes", [15, 30, 120, 600])
 def test_the_plan_fits_into_its_minutes(n_interactions, n_items, minutes):
-    plan = within_budget(Config(), n_interactions, n_items, minutes)
+    plan = within_budget(Config(), n_interactions, n_items, minutes, speed=1)
     assert seconds_of(plan, n_interactions, n_items) <= 60 * minutes
 
 
 @pytest.mark.parametrize(("n_interactions", "n_items"), SIZES)
 def test_more_minutes_never_train_less(n_interactions, n_items):
-    plans = [within_budget(Config(), n_interactions, n_items, minutes) for minutes in (1, 5, 15, 30, 60, 120, 480)]
+    plans = [within_budget(Config(), n_interactions, n_items, minutes, speed=1) for minutes in (1, 5, 15, 30, 60, 120, 480)]
     seen = [
         (p.head_training.max_seconds or 0, p.lists.validation_users, p.lists.max_lists * p.rerank.epochs) for p in plans
     ]
@@ -39,7 +39,7 @@ def test_more_minutes_never_train_less(n_interactions, n_items):
 
 
 def test_a_minute_still_trains_something():
-    plan = within_budget(Config(), 600_000, 4_000, 0.5)
+    plan = within_budget(Config(), 600_000, 4_000, 0.5, speed=1)
     assert plan.lists.max_lists == plan.lists.validation_users == 500
     assert plan.rerank.epochs == 1
     assert plan.head_training.min_passes == 2
@@ -47,19 +47,19 @@ def test_a_minute_still_trains_something():
 
 
 def test_more_folds_only_where_the_head_has_passes_enough():
-    assert within_budget(Config(), 600_000, 4_000, 30).lists.folds == 2
-    assert within_budget(Config(), 60_000, 4_400, 60).lists.folds == Config().lists.folds > 2
+    assert within_budget(Config(), 600_000, 4_000, 30, speed=1).lists.folds == 2
+    assert within_budget(Config(), 60_000, 4_400, 60, speed=1).lists.folds == Config().lists.folds > 2
 
 
 def test_there_are_never_more_lists_than_interactions():
-    plan = within_budget(Config(), 3_000, 400, 300)
+    plan = within_budget(Config(), 3_000, 400, 300, speed=1)
     assert plan.lists.max_lists == 3_000
     assert plan.rerank.epochs == 4
 
 
 def test_everything_else_stays_as_it_was():
     config = Config(seed=7, keep_seen=True)
-    plan = within_budget(config, 60_000, 4_400, 30)
+    plan = within_budget(config, 60_000, 4_400, 30, speed=1)
     assert (plan.seed, plan.keep_seen, plan.head, plan.depths) == (7, True, config.head, config.depths)
     assert plan.rerank.n_layer == config.rerank.n_layer
 
@@ -73,6 +73,8 @@ def test_a_faster_machine_trains_on_more():
 def test_threads_are_what_makes_a_cpu_fast(monkeypatch, threads, speed):
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     assert machine_speed("cpu") == speed
+    config = Config(device="cpu")
+    assert within_budget(config, 600_000, 4_000, 30) == within_budget(config, 600_000, 4_000, 30, speed=speed)
 
 
 @pytest.mark.parametrize("minutes", [0, -1, float("nan")])
@@ -83,4 +85,4 @@ def test_no_time_is_refused(minutes):
 
 def test_no_data_is_refused():
     with pytest.raises(ValueError, match="n_interactions=0"):
-        within_budget(Config(), 0, 10, 5)
+        within_budget(Config(), 0, 10, 5, speed=1)
