@@ -2,6 +2,7 @@
 
 from rerank.config import RerankConfig
 from rerank.cross_encoder import CrossEncoder
+from rerank.history_model import HistoryModel, HistoryModelConfig
 from rerank.inputs import RerankInput, TrainingList
 from rerank.model import Words, words_of_encoder
 from rerank.reranker import Reranker
@@ -9,6 +10,8 @@ from rerank.train import TrainingResult, Validation, train_reranker
 
 __all__ = [
     "CrossEncoder",
+    "HistoryModel",
+    "HistoryModelConfig",
     "RerankConfig",
     "RerankInput",
     "Reranker",

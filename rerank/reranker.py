@@ -5,16 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 from torch import nn
 from transformers import GPT2ForSequenceClassification, PreTrainedTokenizerBase
 
+from rerank.blend import Blend, Blended, fit_blend
 from rerank.cascade import Cascade, CascadeReport, fit_cascade
 from rerank.config import RerankConfig
 from rerank.context_cache import ContextCache
 from rerank.encode import Encoder
+from rerank.history_model import HistoryModel
 from rerank.inputs import RerankInput, TrainingList
 from rerank.model import SoftTokens
 from rerank.precision import resolve_device, resolve_dtype
@@ -51,6 +54,7 @@ class Reranker:
         self.encoder = Encoder(config, tokenizer, n_positions=gpt2.config.n_positions, template=template)
         self.scorer = Scorer(self.gpt2, self.soft, dtype=resolve_dtype(precision, place))
         self.cascade: Cascade | None = None
+        self.history: Blended | None = None
         self.context_cache = ContextCache(max_bytes=context_cache_mb << 20) if context_cache_mb else None
 
     @classmethod
@@ -77,13 +81,16 @@ class Reranker:
             context_cache_mb=context_cache_mb,
         )
         reranker.cascade = Cascade.load(directory)
+        reranker.history = Blended.load(directory, resolve_device(device))
         return reranker
 
     @property
     def fingerprint(self) -> str:
         """sha256 of all weights and of what stands in the prompt: equal fingerprints give equal scores."""
         digest = hashlib.sha256(json.dumps([self.config.to_dict(), self.encoder.template.to_dict()]).encode())
-        for module in (self.gpt2, self.soft):
+        if self.history is not None:
+            digest.update(json.dumps(asdict(self.history.blend)).encode())
+        for module in (self.gpt2, self.soft, self.history and self.history.model):
             for name, tensor in sorted(module.state_dict().items()) if module is not None else ():
                 digest.update(name.encode())
                 digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
@@ -92,17 +99,23 @@ class Reranker:
     def save(self, directory: str | Path) -> None:
         """Write a directory that `load` and `AutoModelForSequenceClassification.from_pretrained` read."""
         save_parts(directory, self.gpt2, self.tokenizer, self.soft, self.config, self.encoder.template)
-        if self.cascade is not None:
-            self.cascade.save(directory)
+        for part in (self.cascade, self.history):
+            if part is not None:
+                part.save(directory)
 
     def score(self, given: RerankInput) -> np.ndarray:
         """float32 (n_candidates,): higher is better, in the order of the candidates given."""
         if self.context_cache is None or self.cascade is not None:
             return self.score_many([given])[0]
-        return self.scorer.score_returning(self.encoder.encode(given), self.context_cache)
+        cross = self.scorer.score_returning(self.encoder.encode(given), self.context_cache)
+        return cross if self.history is None else self.history.add([cross], [given])[0]
 
     def score_many(self, inputs: Sequence[RerankInput]) -> list[np.ndarray]:
         """Scores of every input, in order. The result for one input does not depend on its neighbours."""
+        cross = self._cross_scores(inputs)
+        return cross if self.history is None else self.history.add(cross, inputs)
+
+    def _cross_scores(self, inputs: Sequence[RerankInput]) -> list[np.ndarray]:
         encoded = [self.encoder.encode(given) for given in inputs]
         if self.cascade is None:
             return self.scorer.score_many(encoded)
@@ -112,6 +125,19 @@ class Reranker:
             self.cascade.score(self.scorer, entry) if is_long else next(whole)
             for entry, is_long in zip(encoded, long, strict=True)
         ]
+
+    def add_history(self, model: HistoryModel, lists: Sequence[TrainingList]) -> Blend:
+        """Let a history model's score count from now on, as much as these lists say; where they say not at all, the
+        reranker stays as it was.
+
+        Args:
+            lists: none that the history model or the reranker learned from.
+        """
+        inputs, labels = [entry.input for entry in lists], [entry.labels for entry in lists]
+        model = model.to(self.scorer.embedder.device).eval()
+        blend = fit_blend(self._cross_scores(inputs), model.score_many(inputs), labels)
+        self.history = Blended(model, blend) if blend.history > 0 else None
+        return blend
 
     def fit_cascade(
         self, lists: Sequence[TrainingList], *, n_blocks: int, keep: int = 100, tolerance: float = 0.01

@@ -1,4 +1,4 @@
-"""Minutes in, a configuration whose fit takes about so long out: lists, epochs, validation users, the head's passes.
+"""Minutes in, a configuration whose fit takes about so long out: lists, epochs, validation users, passes over the data.
 
 The speeds were measured on two CPU cores (2026-11) at the default shapes; other machines differ, so the plan keeps a
 tenth of the time back. Nothing here looks at the clock: the same arguments give the same configuration.
@@ -14,13 +14,13 @@ from retrieval.config import Config
 from retrieval.encoder.steps import FULL_SOFTMAX_ITEMS
 from retrieval.encoder.text_encoder import resolve_device
 
-RERANK_LISTS_PER_S = 60.0  # training, lists of 100 candidates with soft tokens, measured beside other work
-SCORE_LISTS_PER_S = 200.0  # scoring such lists
-MAKE_LISTS_PER_S = 100.0  # candidates of all sources at one position
+RERANK_LISTS_PER_S = 120.0  # training, lists of 100 candidates with soft tokens
+SCORE_LISTS_PER_S = 400.0  # scoring such lists
+MAKE_LISTS_PER_S = 180.0  # candidates of all sources at one position
 HEAD_S_PER_PASS = 2.0  # at 60,000 interactions over 4,400 items
 _HEAD_INTERACTIONS, _HEAD_ITEMS = 60_000, 4_400
 _USABLE = 0.9
-_HEAD_SHARE, _VALIDATION_SHARE = 0.4, 0.15  # of the time; the reranker has the rest
+_HEAD_SHARE, _HISTORY_SHARE, _VALIDATION_SHARE = 0.4, 0.15, 0.15  # of the time; the reranker's lists have the rest
 _FEW_FOLDS = 2
 _ENOUGH_PASSES = 10  # of the head; only then is it trained for more than _FEW_FOLDS folds
 _MIN_LISTS, _MIN_VALIDATION, _MIN_PASSES = 500, 500, 2
@@ -32,7 +32,7 @@ _MAX_PASSES = 40.0
 def within_budget(
     config: Config, n_interactions: int, n_items: int, minutes: float, *, speed: float | None = None
 ) -> Config:
-    """The configuration with lists, epochs, validation users and the head's passes and seconds for a fit of `minutes`.
+    """The configuration with lists, epochs, validation users, passes and seconds for a fit of `minutes`.
 
     A very short time, or a machine that is busy, still leaves the least that can be trained, and then the fit takes
     longer. Fine-tuning BERT is not planned for.
@@ -59,7 +59,8 @@ def within_budget(
         folds = min(_FEW_FOLDS, folds)
         head_s = max(min(all_heads_s / (folds + 1), enough_s), _MIN_PASSES * pass_s)
     max_passes = float(min(_MAX_PASSES, max(_MIN_PASSES, round(head_s / pass_s))))
-    rest_s = max(0.0, usable_s - (folds + 1) * head_s)
+    history_s = usable_s * _HISTORY_SHARE if config.use_reranker and config.use_history_model else 0.0
+    rest_s = max(0.0, usable_s - (folds + 1) * head_s - history_s)
     max_lists, epochs = _lists_and_epochs(rest_s * (1 - _VALIDATION_SHARE), n_interactions)
     # Each validation user is recalled twice (recall fusion, final fusion) and scored about twice.
     per_user_s = 2 / MAKE_LISTS_PER_S + 2 / SCORE_LISTS_PER_S
@@ -72,6 +73,7 @@ def within_budget(
         head_training=replace(
             config.head_training, max_passes=max_passes, max_seconds=head_s / speed, min_passes=_MIN_PASSES
         ),
+        history_training=replace(config.history_training, max_seconds=history_s / speed),
     )
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from rerank import RerankConfig
+from rerank import HistoryModelConfig, RerankConfig
 from retrieval.encoder.finetune_config import FinetuneConfig
 from retrieval.encoder.heads import HeadConfig
 from retrieval.encoder.steps import HeadTraining
@@ -27,6 +27,7 @@ from retrieval.two_stage import Depths
 RERANK_DEFAULTS: dict[str, typing.Any] = {
     "n_layer": 3, "n_embd": 192, "n_head": 4, "vector_dim": 640, "prior": True, "epochs": 2
 }  # fmt: skip
+HISTORY_DEFAULTS: dict[str, typing.Any] = {"max_passes": 10.0, "weight_decay": 0.05, "warmup_steps": 100}
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,8 @@ class ListsConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """Every choice of a fit. The reranker's vector_dim and n_features are set from the data."""
+    """Every choice of a fit. The reranker's vector_dim and n_features, and the history model's vector_dim, are set from
+    the data."""
 
     seed: int = 0
     device: str = "auto"
@@ -101,6 +103,9 @@ class Config:
     depths: Depths = field(default_factory=Depths)
     lists: ListsConfig = field(default_factory=ListsConfig)
     rerank: RerankConfig = field(default_factory=lambda: RerankConfig(**RERANK_DEFAULTS))
+    use_history_model: bool = True
+    history: HistoryModelConfig = field(default_factory=HistoryModelConfig)
+    history_training: HeadTraining = field(default_factory=lambda: HeadTraining(**HISTORY_DEFAULTS))
 
     def __post_init__(self) -> None:
         if self.seed < 0:

@@ -21,13 +21,13 @@ from retrieval.encoder.finetune import wants_finetuning
 from retrieval.encoder.text_encoder import TextEncoder
 from retrieval.encoder.train import TrainedHead
 from retrieval.fit_fusions import fit_final_fusion, fit_plain_fusion, fit_recall_fusion, recall_worlds
+from retrieval.fit_reranker import stopping_lists, train_history_model, train_on_lists
 from retrieval.fit_steps import (
     catalogue_of,
     cross_fitted_lists,
     finetuned,
     load_encoder,
     sources_on,
-    train_on_lists,
     train_recall_head,
     world_with_new_items,
 )
@@ -217,9 +217,14 @@ def _fit_second_stage(
         )
     with clock.step("train_reranker", f"train the reranker on {len(lists):,} lists"):
         stopping = replace(real, validation=stop)
-        reranker = train_on_lists(draft, lists, stopping, config, progress=progress, checkpoints=checkpoints)
+        held = stopping_lists(draft, stopping, config)
+        reranker = train_on_lists(draft, lists, held, config, progress=progress, checkpoints=checkpoints)
     if reranker is None:
         return plain, plain
+    if config.use_history_model:
+        with clock.step("train_reranker", "train GPT-2 on the histories"):
+            history = train_history_model(draft, base, stopping, config, progress=progress)
+            clock.say(f"beside the cross-encoder: {reranker.add_history(history, held)}")
     with clock.step("fusion", "fit the final fusion on validation"):
         draft = replace(draft, reranker=reranker)
         return plain, replace(draft, final_fusion=fit_final_fusion(draft, found, worlds, config))

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import logging
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 
-from rerank import Reranker, train_reranker
 from retrieval.catalogue import Catalogue, make_catalogue, render_items
 from retrieval.clock import Clock
 from retrieval.config import Config
@@ -19,7 +17,6 @@ from retrieval.encoder.cache import VectorCache
 from retrieval.encoder.finetune import FinetuneReport, finetune_encoder, wants_finetuning
 from retrieval.encoder.text_encoder import TextEncoder
 from retrieval.encoder.train import TrainedHead
-from retrieval.fit_fusions import validation_queries
 from retrieval.fusion import Fusion
 from retrieval.new_items import (
     World,
@@ -29,20 +26,15 @@ from retrieval.new_items import (
     forget_validation,
     positions_among,
 )
-from retrieval.rerank_lists import LazyLists, RerankList, Shown, choose_positions, list_of, make_lists
+from retrieval.rerank_lists import RerankList, Shown, choose_positions, make_lists
 from retrieval.sources import Source
 from retrieval.stage_one import (
     SourceSettings,
     Validation,
     fit_head,
     fit_sources,
-    in_batches,
-    sub_queries,
 )
 from retrieval.two_stage import (
-    TwoStage,
-    batch_size,
-    final_feature_names,
     trained_vectors_of,
 )
 
@@ -189,53 +181,6 @@ def cross_fitted_lists(
         )
     rng.shuffle(made)  # pyright: ignore[reportArgumentType]
     return made
-
-
-def train_on_lists(
-    model: TwoStage,
-    lists: list[RerankList],
-    stop: World,
-    config: Config,
-    *,
-    progress: bool = False,
-    checkpoints: Path | None = None,
-) -> Reranker | None:
-    """Train GPT-2 on the lists, stopped early by the validation users of `stop`; None when there are no lists."""
-    catalogue, users = model.catalogue, stop.validation
-    held: list[RerankList] = []
-    queries = validation_queries(catalogue, users)
-    for part in in_batches(len(queries), batch_size(model.catalogue.n_items)):
-        candidates = model.recall(sub_queries(queries, part), allowed=stop.allowed)
-        histories = users.histories[part]
-        for user, target in enumerate(users.targets[part]):
-            if target in candidates.rows[user]:
-                held.append(list_of(candidates, user, histories[user], target, model.trained_vectors))
-    if not lists or not held:
-        return None
-    soft = config.rerank.vector_dim > 0
-    rerank = replace(
-        config.rerank,
-        vector_dim=catalogue.text_vectors.shape[1] + model.trained_vectors.shape[1] if soft else 0,
-        n_features=len(final_feature_names(model, reranked=False)) + 1 if soft else 0,
-        prior=config.rerank.prior and soft,
-        seed=config.seed,
-    )
-    items = max(rerank.max_history_items, 1)
-    validation = LazyLists(catalogue, held, history_items=items)
-    trained = train_reranker(
-        LazyLists(catalogue, lists, history_items=items),
-        validation=validation,
-        config=rerank,
-        encoder=catalogue.encoder.model,
-        device=config.device,
-        progress=(lambda line: print(line, file=sys.stderr, flush=True)) if progress else False,
-        checkpoint_directory=checkpoints,
-    )
-    reranker, keep = trained.reranker, config.depths.all_blocks
-    if 0 < keep < config.depths.rerank and len(held) >= 2 and reranker.config.n_layer >= 2:
-        report = reranker.fit_cascade(validation, n_blocks=reranker.config.n_layer // 2, keep=keep)
-        log.info("cascade %s: %s", "on" if report.accepted else "off", report)
-    return reranker
 
 
 def finetuned(

@@ -230,22 +230,23 @@ def rerank_input(
 ) -> RerankInput:
     """One user's list as the reranker reads it: titles and vectors, newest history first.
 
-    An item's soft token holds what it says (its text vector) and who takes it (the recall head's vector of it).
-
     features: `rerank_features`, with n >= len(rows); the first len(rows) belong to the rows.
     """
     newest = history[::-1][: max(history_items, catalogue.text_config.history_items)]
 
-    def vectors(items: np.ndarray) -> np.ndarray:
-        return np.concatenate([catalogue.text_vectors[items], trained_vectors[items]], axis=1)
-
     return RerankInput(
         context_texts=tuple(catalogue.titles[row] for row in newest),
         candidate_texts=tuple(catalogue.titles[row] for row in rows),
-        context_vectors=vectors(newest),
-        candidate_vectors=vectors(rows),
+        context_vectors=item_tokens(catalogue, trained_vectors, newest),
+        candidate_vectors=item_tokens(catalogue, trained_vectors, rows),
         candidate_features=features[: len(rows)],
     )
+
+
+def item_tokens(catalogue: Catalogue, trained_vectors: np.ndarray, rows: np.ndarray | slice) -> np.ndarray:
+    """Items as GPT-2 reads them, float32 (n, vector_dim): what they say (their text vectors) and who takes them (the
+    recall head's vectors of them)."""
+    return np.concatenate([catalogue.text_vectors[rows], trained_vectors[rows]], axis=1)
 
 
 def _stack(parts: list[Ranked]) -> Ranked:

@@ -122,6 +122,8 @@ def tiny_values(encoder_directory: str | Path = "") -> dict[str, Any]:
             "batch_lists": 8,
             "precision": "float32",
         },
+        "history": {"n_layer": 1, "n_embd": 16, "n_head": 2, "history_items": 12, "dropout": 0.0},
+        "history_training": {"max_passes": 8, "batch_positions": 64, "learning_rate": 0.01, "warmup_steps": 5},
     }
 
 

@@ -98,13 +98,16 @@ class RecallHead(nn.Module):
         """Vectors of items, length 1: (n, text_dim) -> (n, dim).
 
         Args:
-            rows: the items' residual rows, -1 for an item without one; None means no item has one.
+            rows: the items' rows; -1, or one beyond the items it was made for, is an item without a residual; None
+                means that no item has one.
         """
         mapped = self.text_map(text_vectors)
         if rows is not None:
-            residual = self.residual(rows.clamp_min(0)) * (rows >= 0).unsqueeze(-1)
+            known = (rows >= 0) & (rows < self.residual.num_embeddings)
+            rows = torch.where(known, rows, 0)
+            residual = self.residual(rows) * known.unsqueeze(-1)
             if self.training and self.config.residual_dropout > 0:
-                kept = torch.rand(len(rows), device=residual.device) >= self.drop_rate[rows.clamp_min(0)]
+                kept = torch.rand(len(rows), device=residual.device) >= self.drop_rate[rows]
                 residual = residual * kept.unsqueeze(-1)
             mapped = mapped + residual
         return nn.functional.normalize(mapped, dim=-1)

@@ -1,4 +1,4 @@
-"""One optimiser step of the recall head at a time: windows of histories in, a loss out, averaged weights kept.
+"""One optimiser step of a next-item model at a time: windows of histories in, a loss out, averaged weights kept.
 
 Softmax over the catalogue; above FULL_SOFTMAX_ITEMS over the batch's targets and a uniform sample, corrected for it.
 """
@@ -14,17 +14,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rerank import HistoryModel
 from retrieval.encoder.heads import RecallHead
 from retrieval.encoder.softmax_loss import softmax_loss
 from retrieval.encoder.text_encoder import has_fast_bfloat16
 
+NextItemModel = RecallHead | HistoryModel
+"""What learns to say, at every place of a history, which item comes next."""
 FULL_SOFTMAX_ITEMS = 20_000
 _SAMPLED_ITEMS = 8_192
 
 
 @dataclass(frozen=True)
 class HeadTraining:
-    """How the head is trained.
+    """How the head, or the history model, is trained.
 
     max_passes: passes over the data at the most. round_positions: validation comes after so many predicted positions
     (after a whole pass, where that is less). patience: rounds without a better validation figure before it stops.
@@ -88,7 +91,7 @@ def _batches(lengths: np.ndarray, positions: int, rng: np.random.Generator) -> l
 
 
 def _loss(
-    head: RecallHead, text: Tensor, taken: Tensor, padded: Tensor, rng: np.random.Generator, smoothing: float
+    head: NextItemModel, text: Tensor, taken: Tensor, padded: Tensor, rng: np.random.Generator, smoothing: float
 ) -> Tensor:
     """Cross-entropy of the next item at every position; (Bengio and Senecal 2008) correction when it is sampled.
 
@@ -120,11 +123,11 @@ def _loss(
 
 
 class HeadTrainer:
-    """The head, its optimiser and its averaged weights, moved on by a number of steps at a time."""
+    """The model, its optimiser and its averaged weights, moved on by a number of steps at a time."""
 
     def __init__(
         self,
-        head: RecallHead,
+        head: NextItemModel,
         text: Tensor,
         pieces: list[np.ndarray],
         training: HeadTraining,
@@ -132,8 +135,9 @@ class HeadTrainer:
     ) -> None:
         self.head, self.text, self.pieces, self.training, self.rng = head, text, pieces, training, rng
         self.lengths = np.array([len(piece) for piece in pieces])
-        counts = np.bincount(np.concatenate(pieces), minlength=len(text))
-        head.count_interactions(torch.from_numpy(counts).to(text.device, torch.float32))
+        if isinstance(head, RecallHead):
+            counts = np.bincount(np.concatenate(pieces), minlength=len(text))
+            head.count_interactions(torch.from_numpy(counts).to(text.device, torch.float32))
         self.taken = torch.from_numpy(np.unique(np.concatenate(pieces)).astype(np.int64)).to(text.device)
         self.steps_per_pass = len(_batches(self.lengths, training.batch_positions, np.random.default_rng(0)))
         self.step = 0

@@ -1,4 +1,4 @@
-"""Train the recall head: next-item prediction at every position of every history, stopped by validation.
+"""Train a next-item model (the recall head, the history model): every position of every history, stopped by validation.
 
 Frozen text vectors go in, so an epoch costs matrix products only: 8,400 users and 4,400 items take about 4 s on two
 cores.
@@ -7,8 +7,9 @@ cores.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
@@ -16,38 +17,41 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from retrieval.encoder.heads import HeadConfig, RecallHead
-from retrieval.encoder.steps import HeadTrainer, HeadTraining, pad_histories, windows
+from retrieval.encoder.steps import HeadTrainer, HeadTraining, NextItemModel, pad_histories, windows
 from retrieval.encoder.text_encoder import resolve_device
 from retrieval.ranks import target_ranks
 
+Model = TypeVar("Model", bound=NextItemModel)
+
 
 @dataclass(frozen=True)
-class TrainedHead:
-    """A head and how it came to be: one record per round, and the passes over the data that served validation best."""
+class Trained(Generic[Model]):
+    """A model and how it came to be: one record per round, and the passes over the data that served validation best."""
 
-    head: RecallHead
+    head: Model
     passes: float
     curve: list[dict[str, float]] = field(default_factory=list)
 
 
+TrainedHead = Trained[RecallHead]
+
+
 @torch.inference_mode()
-def embed_items(head: RecallHead, text_vectors: np.ndarray) -> np.ndarray:
+def embed_items(head: NextItemModel, text_vectors: np.ndarray) -> np.ndarray:
     """Item vectors: float32 (n_items, dim), length 1. Rows beyond the head's own items have no residual: nothing was
     learned of them."""
     head.eval()
     device = next(head.parameters()).device
-    n_trained = head.residual.num_embeddings
-    out = []
-    for start in range(0, len(text_vectors), 16_384):
+    out: list[np.ndarray] = []
+    for start in range(0, max(1, len(text_vectors)), 16_384):
         text = torch.from_numpy(text_vectors[start : start + 16_384]).to(device)
         rows = torch.arange(start, start + len(text), device=device)
-        known = rows < n_trained
-        out.append(head.item_vectors(text, torch.where(known, rows, -1)).float().cpu().numpy())
-    return np.concatenate(out) if out else np.empty((0, head.config.dim), dtype=np.float32)
+        out.append(head.item_vectors(text, rows).float().cpu().numpy())
+    return np.concatenate(out)
 
 
 @torch.inference_mode()
-def embed_users(head: RecallHead, item_vectors: np.ndarray, histories: Sequence[np.ndarray]) -> np.ndarray:
+def embed_users(head: NextItemModel, item_vectors: np.ndarray, histories: Sequence[np.ndarray]) -> np.ndarray:
     """User vectors: float32 (n_users, dim), length 1; all zero for an empty history.
 
     Users are run in an order of similar length but each vector depends on its own history only (to float32 rounding).
@@ -61,13 +65,13 @@ def embed_users(head: RecallHead, item_vectors: np.ndarray, histories: Sequence[
     for start in range(0, len(order), 256):
         users = order[start : start + 256]
         padded = pad_histories([histories[user] for user in users], head.config.history_items).to(device)
-        vectors = head.user_vectors(items[padded.clamp_min(0)], padded < 0)
-        out[users] = vectors.float().cpu().numpy()
+        states = head.states(items[padded.clamp_min(0)], padded < 0)
+        out[users] = states[:, -1].float().cpu().numpy()
     return out
 
 
 def _validate(
-    head: RecallHead, text: np.ndarray, histories: Sequence[np.ndarray], targets: np.ndarray, keep_seen: bool
+    head: NextItemModel, text: np.ndarray, histories: Sequence[np.ndarray], targets: np.ndarray, keep_seen: bool
 ) -> dict[str, float]:
     """NDCG@10 and recall@100 of the head alone on the validation targets."""
     items = embed_items(head, text)
@@ -98,9 +102,37 @@ def train_head(
     device: str = "auto",
     progress: str | None = None,
 ) -> TrainedHead:
-    """Train a head on histories (int64 rows, oldest first) over text_vectors (float32 (n_items, text_dim), length 1).
+    """A recall head over text_vectors (float32 (n_items, text_dim), length 1); see `train_next_item`."""
+    n_items, text_dim = text_vectors.shape
+    return train_next_item(
+        lambda: RecallHead(config, text_dim=text_dim, n_items=n_items),
+        histories,
+        text_vectors,
+        training=training,
+        validation=validation,
+        passes=passes,
+        keep_seen=keep_seen,
+        device=device,
+        progress=progress,
+    )
+
+
+def train_next_item(
+    make: Callable[[], Model],
+    histories: Sequence[np.ndarray],
+    vectors: np.ndarray,
+    *,
+    training: HeadTraining,
+    validation: tuple[Sequence[np.ndarray], np.ndarray] | None = None,
+    passes: float | None = None,
+    keep_seen: bool = False,
+    device: str = "auto",
+    progress: str | None = None,
+) -> Trained[Model]:
+    """Train a model on histories (int64 rows, oldest first) of items with these vectors, float32 (n_items, dim).
 
     Args:
+        make: a new model; its random numbers follow the training's seed.
         validation: histories and one target row each; training stops early on recall@100 + NDCG@10 and the best round's
             weights are returned.
         passes: without validation: train exactly so long (a refit, with the passes found before).
@@ -109,16 +141,16 @@ def train_head(
         ValueError: no history has two items, so there is nothing to predict; or neither validation nor passes.
     """
     if validation is None and passes is None:
-        raise ValueError("train_head: expected validation or passes, got neither")
-    pieces = windows(histories, config.history_items, training.max_windows)
-    if not pieces:
-        raise ValueError("train_head: no history has 2 or more items; give more interactions")
+        raise ValueError("train_next_item: expected validation or passes, got neither")
     outside = torch.get_rng_state()  # the caller's random numbers go on as if nothing had been drawn
     torch.manual_seed(training.seed)
     rng = np.random.default_rng(training.seed)
     place = resolve_device(device)
-    head = RecallHead(config, text_dim=text_vectors.shape[1], n_items=len(text_vectors)).to(place)
-    trainer = HeadTrainer(head, torch.from_numpy(text_vectors).to(place), pieces, training, rng)
+    head = make().to(place)
+    pieces = windows(histories, head.config.history_items, training.max_windows)
+    if not pieces:
+        raise ValueError("train_next_item: no history has 2 or more items; give more interactions")
+    trainer = HeadTrainer(head, torch.from_numpy(vectors).to(place), pieces, training, rng)
     limit = training.max_passes if passes is None else passes
     total = max(1, round(limit * trainer.steps_per_pass))
     every = max(1, min(trainer.steps_per_pass, training.round_positions // training.batch_positions))
@@ -134,7 +166,7 @@ def train_head(
             bar.update(steps)
             if validation is not None:
                 with trainer.averaged():
-                    record |= _validate(head, text_vectors, *validation, keep_seen)
+                    record |= _validate(head, vectors, *validation, keep_seen)
                     best = best.better(record["ndcg@10"] + record["recall@100"], record["passes"], head)
                 bar.set_postfix({name: f"{record[name]:.4f}" for name in ("loss", "ndcg@10", "recall@100")})
                 late = training.out_of_time(record["seconds"], record["passes"])
@@ -144,7 +176,7 @@ def train_head(
         best = best if best.state else best.better(0.0, limit, head)
     head.load_state_dict(best.state)
     torch.set_rng_state(outside)
-    return TrainedHead(head=head.eval(), passes=best.passes, curve=curve)
+    return Trained(head=head.eval(), passes=best.passes, curve=curve)
 
 
 @dataclass(frozen=True)
@@ -155,8 +187,8 @@ class _Best:
     passes: float
     state: dict[str, Tensor]
 
-    def better(self, figure: float, passes: float, head: RecallHead) -> _Best:
-        """This one, or a copy of the head's weights where the figure is higher."""
+    def better(self, figure: float, passes: float, head: NextItemModel) -> _Best:
+        """This one, or a copy of the model's weights where the figure is higher."""
         if figure <= self.figure:
             return self
         return _Best(figure, passes, {name: value.clone() for name, value in head.state_dict().items()})

@@ -14,11 +14,11 @@ SIZES = [(60_000, 4_400), (200_000, 12_000), (600_000, 4_000)]
 
 
 def seconds_of(config: Config, n_interactions: int, n_items: int) -> float:
-    """What the plan takes by the measured speeds: the head's fits, the lists, the reranker."""
-    assert config.head_training.max_seconds is not None
+    """What the plan takes by the measured speeds: the head's fits, the history model, the lists, the reranker."""
+    assert config.head_training.max_seconds is not None and config.history_training.max_seconds is not None
     head = (config.lists.folds + 1) * config.head_training.max_seconds
     lists = config.lists.max_lists * (1 / MAKE_LISTS_PER_S + config.rerank.epochs / RERANK_LISTS_PER_S)
-    return head + lists
+    return head + config.history_training.max_seconds + lists
 
 
 @pytest.mark.parametrize(("n_interactions", "n_items"), SIZES)
@@ -30,7 +30,8 @@ def test_the_plan_fits_into_its_minutes(n_interactions, n_items, minutes):
 
 @pytest.mark.parametrize(("n_interactions", "n_items"), SIZES)
 def test_more_minutes_never_train_less(n_interactions, n_items):
-    plans = [within_budget(Config(), n_interactions, n_items, minutes, speed=1) for minutes in (1, 5, 15, 30, 60, 120, 480)]
+    minutes = (1, 5, 15, 30, 60, 120, 480)
+    plans = [within_budget(Config(), n_interactions, n_items, some, speed=1) for some in minutes]
     seen = [
         (p.head_training.max_seconds or 0, p.lists.validation_users, p.lists.max_lists * p.rerank.epochs) for p in plans
     ]

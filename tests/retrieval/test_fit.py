@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from retrieval import fit_fusions, fit_steps, source_choice, stage_one
+from retrieval import fit_fusions, fit_reranker, fit_steps, source_choice, stage_one
 from retrieval.data import Impressions, Interactions, leave_last_out
 from retrieval.encoder.text_encoder import TextEncoder
 from retrieval.evaluate import evaluate
@@ -53,6 +53,10 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
         if validation is not None:
             seen.add("head validation", *validation[0], validation[1])
 
+    def history_model(make, histories, vectors, *, validation, **_):
+        seen.add("history model", *histories)
+        seen.add("history model validation", *validation[0], validation[1])
+
     def lists(made, *, validation, **_):
         for part, some in (("lists", made), ("stopping lists", validation)):
             for item in some._lists:
@@ -68,7 +72,8 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
         watch(module, "cosine_matrix", lambda histories, *_, **__: seen.add("neighbours", *histories))
         watch(module, "ease_matrix", lambda histories, *_, **__: seen.add("ease", *histories))
         watch(module, "followers", lambda histories, *_, **__: seen.add("transitions", *histories))
-    watch(fit_steps, "train_reranker", lists)
+    watch(fit_reranker, "train_reranker", lists)
+    watch(fit_reranker, "train_next_item", history_model)
     watch(fit_fusions, "fit_fusion", fusion)
     real = PopularSource.fit.__func__  # type: ignore[attr-defined]
 
@@ -111,6 +116,7 @@ def test_no_evaluated_target_reaches_anything_that_is_trained(spied, seen, encod
         if not part.endswith("candidates"):
             assert not seen.of(part) & targets, part
     expected = {"head", "head validation", "neighbours", "ease", "transitions", "popular", "fusion", "lists: taken"}
+    expected |= {"history model", "history model validation"}
     assert expected <= set(seen.rows)
     popular = next(source for source in fitted.model.sources if isinstance(source, PopularSource))
     np.testing.assert_allclose(popular.scores[sorted(targets)], 0, atol=1e-5)
@@ -129,7 +135,8 @@ def test_validation_targets_reach_no_training_before_the_refit(spied, seen, enco
     deep = {"per_source": len(items), "rerank": len(items)}  # nobody took these targets before: they are ranked low
     fit(items, interactions, tiny_config(depths=deep), encoder=encoder, say=say)
     (told,) = before
-    for part in ("head", "neighbours", "ease", "transitions", "popular", "lists: histories", "lists: taken"):
+    learned = ("head", "neighbours", "ease", "transitions", "popular", "lists: histories", "lists: taken", "history model")
+    for part in learned:
         assert not told[part] & last, part
     assert told["fusion"] <= last  # what validation is for
     assert told["head validation"] & last
