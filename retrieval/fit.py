@@ -221,7 +221,9 @@ def _fit_second_stage(
         reranker = train_on_lists(draft, lists, held, config, progress=progress, checkpoints=checkpoints)
     if reranker is None:
         return plain, plain
-    if config.use_history_model:
+    if (
+        config.use_history_model and reranker.config.vector_dim
+    ):  # one that reads words alone is also asked without vectors
         with clock.step("train_reranker", "train GPT-2 on the histories"):
             history = train_history_model(draft, base, stopping, config, progress=progress)
             clock.say(f"beside the cross-encoder: {reranker.add_history(history, held)}")

@@ -144,8 +144,7 @@ def train_next_item(
         raise ValueError("train_next_item: expected validation or passes, got neither")
     outside = torch.get_rng_state()  # the caller's random numbers go on as if nothing had been drawn
     torch.manual_seed(training.seed)
-    rng = np.random.default_rng(training.seed)
-    place = resolve_device(device)
+    place, rng = resolve_device(device), np.random.default_rng(training.seed)
     head = make().to(place)
     pieces = windows(histories, head.config.history_items, training.max_windows)
     if not pieces:

@@ -15,7 +15,8 @@ SIZES = [(60_000, 4_400), (200_000, 12_000), (600_000, 4_000)]
 
 def seconds_of(config: Config, n_interactions: int, n_items: int) -> float:
     """What the plan takes by the measured speeds: the head's fits, the history model, the lists, the reranker."""
-    assert config.head_training.max_seconds is not None and config.history_training.max_seconds is not None
+    assert config.head_training.max_seconds is not None
+    assert config.history_training.max_seconds is not None
     head = (config.lists.folds + 1) * config.head_training.max_seconds
     lists = config.lists.max_lists * (1 / MAKE_LISTS_PER_S + config.rerank.epochs / RERANK_LISTS_PER_S)
     return head + config.history_training.max_seconds + lists

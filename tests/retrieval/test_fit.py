@@ -135,7 +135,16 @@ def test_validation_targets_reach_no_training_before_the_refit(spied, seen, enco
     deep = {"per_source": len(items), "rerank": len(items)}  # nobody took these targets before: they are ranked low
     fit(items, interactions, tiny_config(depths=deep), encoder=encoder, say=say)
     (told,) = before
-    learned = ("head", "neighbours", "ease", "transitions", "popular", "lists: histories", "lists: taken", "history model")
+    learned = (
+        "head",
+        "neighbours",
+        "ease",
+        "transitions",
+        "popular",
+        "lists: histories",
+        "lists: taken",
+        "history model",
+    )
     for part in learned:
         assert not told[part] & last, part
     assert told["fusion"] <= last  # what validation is for

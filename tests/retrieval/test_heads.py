@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from rerank import HistoryModel, HistoryModelConfig
 from retrieval.encoder import steps
 from retrieval.encoder.heads import HeadConfig, RecallHead
 from retrieval.encoder.train import (
@@ -15,6 +16,7 @@ from retrieval.encoder.train import (
     embed_users,
     pad_histories,
     train_head,
+    train_next_item,
     windows,
 )
 
@@ -165,6 +167,20 @@ def test_histories_are_padded_at_their_old_end():
 
 
 def test_training_learns_the_rule_of_the_ring(trained):
+    items = embed_items(trained.head, TEXT_VECTORS)
+    scores = embed_users(trained.head, items, RING) @ items.T
+    assert (scores.argmax(axis=1) == [(history[-1] + 1) % N_ITEMS for history in RING]).mean() >= 0.9
+
+
+@pytest.mark.parametrize("full_softmax", [True, False])
+def test_gpt2_learns_the_rule_of_the_ring_too(monkeypatch, full_softmax):
+    if not full_softmax:
+        monkeypatch.setattr(steps, "FULL_SOFTMAX_ITEMS", 4)
+        monkeypatch.setattr(steps, "_SAMPLED_ITEMS", 6)
+    shape = HistoryModelConfig(vector_dim=TEXT_DIM, n_embd=16, n_layer=1, n_head=2, history_items=6)
+    trained = train_next_item(
+        lambda: HistoryModel(shape), RING, TEXT_VECTORS, training=TRAINING, passes=40, device="cpu"
+    )
     items = embed_items(trained.head, TEXT_VECTORS)
     scores = embed_users(trained.head, items, RING) @ items.T
     assert (scores.argmax(axis=1) == [(history[-1] + 1) % N_ITEMS for history in RING]).mean() >= 0.9

@@ -1,0 +1,48 @@
+"""Stage two as it is fitted: a history model beside a reranker that reads vectors, and beside no other."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from rerank.blend import Blend
+from retrieval import fit_reranker
+from retrieval.fit import Fitted, fit
+from tests.world import tiny_config
+
+QUICK = {"head_training": {"max_passes": 1}, "lists": {"max_lists": 32}}
+
+
+def fit_with(items, interactions, encoder, **changes) -> Fitted:
+    return fit(items, interactions, tiny_config(**QUICK, **changes), encoder=encoder)
+
+
+def test_a_history_model_counts_where_it_finds_what_the_cross_encoder_does_not(
+    items, interactions, encoder, monkeypatch
+):
+    monkeypatch.setattr("rerank.reranker.fit_blend", lambda *_: Blend(0.5, 0.5))  # whatever so few lists say
+    model = fit_with(items, interactions, encoder).model
+    assert model.reranker is not None
+    assert model.reranker.history is not None
+    tokens = fit_reranker.item_tokens(model.catalogue, model.trained_vectors, slice(None))
+    assert model.reranker.history.model.config.vector_dim == tokens.shape[1] == model.reranker.config.vector_dim
+    histories = [np.array([1, 2, 3]), np.array([4])]
+    queries = model.catalogue.queries(histories)
+    candidates = model.recall(queries)
+    with_history = model.rerank(queries, candidates)
+    model.reranker.history = replace(model.reranker.history, blend=Blend(0.5, 0.0))
+    assert np.nanmax(np.abs(with_history - model.rerank(queries, candidates))) > 0.01
+
+
+@pytest.mark.parametrize(
+    "changes", [{"use_history_model": False}, {"rerank": {"vector_dim": 0, "n_positions": 64, "candidate_tokens": 8}}]
+)
+def test_no_history_model_where_none_is_wanted_or_only_words_are_read(
+    items, interactions, encoder, monkeypatch, changes
+):
+    monkeypatch.setattr(fit_reranker, "train_next_item", None)  # a call would raise
+    model = fit_with(items, interactions, encoder, **changes).model
+    assert model.reranker is not None
+    assert model.reranker.history is None
