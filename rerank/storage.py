@@ -2,7 +2,7 @@
 
 `config.json`, `model.safetensors` and the tokenizer files are GPT-2's own (`AutoModelForSequenceClassification
 .from_pretrained(directory)` works); `tandem_rerank.json` holds prompt and training choices, `soft_tokens.safetensors`
-the projections of vectors and features.
+the projections of vectors and features. A history model, where there is one, stands beside them (`rerank.blend`).
 """
 
 from __future__ import annotations

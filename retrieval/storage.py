@@ -2,6 +2,7 @@
 
 encoder/              SentenceTransformer(bundle/encoder)
 reranker/             AutoModelForSequenceClassification.from_pretrained(bundle/reranker)
+reranker/history/     AutoModel.from_pretrained(bundle/reranker/history), where a history model counts
 index/text/, index/items/     faiss.read_index(bundle/index/items/index.faiss), or where it is on Milvus
 items.parquet         pandas.read_parquet
 users.parquet         user_id, and the item rows of its history, oldest first

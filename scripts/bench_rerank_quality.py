@@ -170,6 +170,7 @@ def run(folder: Path, config: Config, options: argparse.Namespace) -> list[Way]:
 
     items = read_items(folder / "items.parquet")
     parts = leave_last_out(read_interactions(folder / "interactions.parquet", items=items))
+    config = replace(config, use_history_model=False)  # the cross-encoder's arithmetic is compared, and it alone
     fitted = fit(items, parts.train, config, say=lambda line: print(line, file=sys.stderr, flush=True))
     reranker = fitted.model.reranker
     if reranker is None:

@@ -57,17 +57,21 @@ def test_a_score_is_that_of_the_plain_forward_whoever_else_is_in_the_batch(model
 
 
 def test_the_newest_items_are_read_and_their_order_counts(model):
-    long = given_of(0, 20)
-    newest = RerankInput(context_vectors=long.context_vectors[:6], candidate_vectors=long.candidate_vectors)
-    turned = RerankInput(context_vectors=long.context_vectors[:6][::-1], candidate_vectors=long.candidate_vectors)
+    rng = np.random.default_rng(0)
+    history, candidates = rng.normal(size=(20, DIM)), rng.normal(size=(7, DIM))
+    long = RerankInput(context_vectors=history, candidate_vectors=candidates)
+    newest = RerankInput(context_vectors=history[:6], candidate_vectors=candidates)
+    turned = RerankInput(context_vectors=history[:6][::-1], candidate_vectors=candidates)
     found, same, other = model.score_many([long, newest, turned])
     np.testing.assert_allclose(found, same, atol=1e-6)
     assert np.abs(found - other).max() > 0.01
 
 
 def test_candidates_keep_their_order(model):
-    given = given_of(1, 4)
-    turned = RerankInput(context_vectors=given.context_vectors, candidate_vectors=given.candidate_vectors[::-1])
+    rng = np.random.default_rng(1)
+    history, candidates = rng.normal(size=(4, DIM)), rng.normal(size=(7, DIM))
+    given = RerankInput(context_vectors=history, candidate_vectors=candidates)
+    turned = RerankInput(context_vectors=history, candidate_vectors=candidates[::-1])
     first, second = model.score_many([given, turned])
     np.testing.assert_allclose(first, second[::-1], atol=1e-6)
 
