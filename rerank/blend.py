@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from rerank.history_model import HistoryModel
+from rerank.history_scorer import HistoryScorer
 from rerank.inputs import RerankInput
 
 DIRECTORY, WEIGHTS = "history", "blend.json"
@@ -33,13 +35,19 @@ class Blended:
 
     model: HistoryModel
     blend: Blend
+    dtype: torch.dtype = torch.float32
+
+    @cached_property
+    def scorer(self) -> HistoryScorer:
+        """Its weights are prepared when they are first needed."""
+        return HistoryScorer(self.model, dtype=self.dtype)
 
     def add(self, scores: Sequence[np.ndarray], inputs: Sequence[RerankInput]) -> list[np.ndarray]:
         """The cross-encoder's scores of these inputs, float32 (n_candidates,) each, with the history model's added."""
         weights = self.blend
         return [
             (weights.cross * score + weights.history * more).astype(np.float32)
-            for score, more in zip(scores, self.model.score_many(inputs), strict=True)
+            for score, more in zip(scores, self.scorer.score_many(inputs), strict=True)
         ]
 
     def save(self, directory: str | Path) -> None:
@@ -48,7 +56,7 @@ class Blended:
         (Path(directory) / WEIGHTS).write_text(json.dumps(asdict(self.blend)) + "\n", encoding="utf-8")
 
     @classmethod
-    def load(cls, directory: str | Path, device: torch.device) -> Blended | None:
+    def load(cls, directory: str | Path, device: torch.device, dtype: torch.dtype) -> Blended | None:
         """What is saved in a directory, None if there is nothing.
 
         Raises:
@@ -58,7 +66,7 @@ class Blended:
         if not (directory / WEIGHTS).is_file():
             return None
         weights = Blend(**json.loads((directory / WEIGHTS).read_text(encoding="utf-8")))
-        return cls(HistoryModel.load(directory / DIRECTORY, device=device), weights)
+        return cls(HistoryModel.load(directory / DIRECTORY, device=device), weights, dtype)
 
 
 def fit_blend(cross: Sequence[np.ndarray], history: Sequence[np.ndarray], labels: Sequence[np.ndarray]) -> Blend:

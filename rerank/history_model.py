@@ -9,20 +9,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2Model
 
-from rerank.inputs import RerankInput
-
 FACTS, PROJECTIONS = "tandem_history.json", "projections.safetensors"
-_BATCH = 128
 _BLOCKED = -1e4  # added where a token may not look; finite, so that a row of padding stays finite too
 
 
@@ -93,40 +88,6 @@ class HistoryModel(nn.Module):
         hidden = self.gpt2(inputs_embeds=inputs, attention_mask=mask, position_ids=places).last_hidden_state
         # The newest item's own vector is the best single guess of the next one.
         return nn.functional.normalize(self.user_map(hidden) + item_vectors, dim=-1)
-
-    @torch.inference_mode()
-    def score_many(self, inputs: Sequence[RerankInput]) -> list[np.ndarray]:
-        """Log-odds of every candidate to come next, up to a constant: float32 (n_candidates,) each, in order.
-
-        Only vectors are read; without a history every candidate gets 0.
-        """
-        scores = [np.zeros(given.n_candidates, dtype=np.float32) for given in inputs]
-        lengths = [0 if given.context_vectors is None else len(given.context_vectors) for given in inputs]
-        users = [int(user) for user in np.argsort(lengths, kind="stable") if lengths[user] and len(scores[user])]
-        for start in range(0, len(users), _BATCH):
-            part = users[start : start + _BATCH]
-            expected = self._expected([inputs[user] for user in part])
-            for user, vector in zip(part, expected, strict=True):
-                scores[user] = (self._projected(inputs[user].candidate_vectors) @ vector).float().cpu().numpy()
-        return scores
-
-    def _expected(self, inputs: Sequence[RerankInput]) -> Tensor:
-        """(n_inputs, n_embd): what is expected next, with the temperature in it."""
-        newest = [given.context_vectors[: self.config.history_items] for given in inputs]  # pyright: ignore
-        longest = max(len(vectors) for vectors in newest)
-        items = torch.zeros(len(newest), longest, self.config.n_embd, device=self.device)
-        padding = torch.ones(len(newest), longest, dtype=torch.bool, device=self.device)
-        for row, vectors in enumerate(newest):
-            items[row, longest - len(vectors) :] = self._projected(vectors[::-1].copy())
-            padding[row, longest - len(vectors) :] = False
-        return self.states(items, padding)[:, -1] * self.log_scale.exp()
-
-    def _projected(self, vectors: np.ndarray | None) -> Tensor:
-        if vectors is None:
-            raise ValueError("a history model reads item vectors: give context_vectors and candidate_vectors")
-        if vectors.shape[1] != self.config.vector_dim:
-            raise ValueError(f"item vectors: expected {self.config.vector_dim} columns, got {vectors.shape[1]}")
-        return self.item_vectors(torch.from_numpy(np.ascontiguousarray(vectors)).to(self.device))
 
     @property
     def device(self) -> torch.device:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -81,7 +81,7 @@ class Reranker:
             context_cache_mb=context_cache_mb,
         )
         reranker.cascade = Cascade.load(directory)
-        reranker.history = Blended.load(directory, resolve_device(device))
+        reranker.history = Blended.load(directory, resolve_device(device), reranker.scorer.dtype)
         return reranker
 
     @property
@@ -134,9 +134,9 @@ class Reranker:
             lists: none that the history model or the reranker learned from.
         """
         inputs, labels = [entry.input for entry in lists], [entry.labels for entry in lists]
-        model = model.to(self.scorer.embedder.device).eval()
-        blend = fit_blend(self._cross_scores(inputs), model.score_many(inputs), labels)
-        self.history = Blended(model, blend) if blend.history > 0 else None
+        tried = Blended(model.to(self.scorer.embedder.device).eval(), Blend(), self.scorer.dtype)
+        blend = fit_blend(self._cross_scores(inputs), tried.scorer.score_many(inputs), labels)
+        self.history = replace(tried, blend=blend) if blend.history > 0 else None
         return blend
 
     def fit_cascade(

@@ -11,6 +11,7 @@ from transformers import AutoModel
 
 from rerank import HistoryModel, HistoryModelConfig, Reranker, RerankInput, TrainingList
 from rerank.blend import Blend, fit_blend
+from rerank.history_scorer import HistoryScorer
 from tests.rerank.test_reranker import SOFT_ONLY, reranker
 
 DIM = 8
@@ -36,6 +37,10 @@ def given_of(seed: int, n_history: int, n_candidates: int = 7) -> RerankInput:
     )
 
 
+def scores_of(model: HistoryModel, inputs: list[RerankInput]) -> list[np.ndarray]:
+    return HistoryScorer(model).score_many(inputs)
+
+
 def plain_scores(model: HistoryModel, given: RerankInput) -> np.ndarray:
     """One user alone, oldest first, through GPT-2 as transformers runs it."""
     assert given.context_vectors is not None
@@ -51,9 +56,25 @@ def plain_scores(model: HistoryModel, given: RerankInput) -> np.ndarray:
 
 def test_a_score_is_that_of_the_plain_forward_whoever_else_is_in_the_batch(model):
     batch = [given_of(seed, n_history) for seed, n_history in enumerate((3, 1, 6, 2, 5, 1))]
-    for found, given in zip(model.score_many(batch), batch, strict=True):
+    for found, given in zip(scores_of(model, batch), batch, strict=True):
         assert found.dtype == np.float32
         np.testing.assert_allclose(found, plain_scores(model, given), atol=2e-5)
+
+
+def test_bfloat16_stays_near_float32(model):
+    batch = [given_of(seed, 1 + seed % 6) for seed in range(12)]
+    exact = np.concatenate(scores_of(model, batch))
+    fast = np.concatenate(HistoryScorer(model, dtype=torch.bfloat16).score_many(batch))
+    assert np.abs(exact - fast).max() < 0.2 * exact.std()
+    assert np.corrcoef(exact, fast)[0, 1] > 0.999
+
+
+def test_many_long_histories_are_cut_into_passes_without_changing_scores(model, monkeypatch):
+    batch = [given_of(seed, 1 + seed % 6) for seed in range(20)]
+    whole = scores_of(model, batch)
+    monkeypatch.setattr("rerank.history_scorer.MAX_ROWS", 7)
+    for found, wanted in zip(scores_of(model, batch), whole, strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
 def test_the_newest_items_are_read_and_their_order_counts(model):
@@ -62,7 +83,7 @@ def test_the_newest_items_are_read_and_their_order_counts(model):
     long = RerankInput(context_vectors=history, candidate_vectors=candidates)
     newest = RerankInput(context_vectors=history[:6], candidate_vectors=candidates)
     turned = RerankInput(context_vectors=history[:6][::-1], candidate_vectors=candidates)
-    found, same, other = model.score_many([long, newest, turned])
+    found, same, other = scores_of(model, [long, newest, turned])
     np.testing.assert_allclose(found, same, atol=1e-6)
     assert np.abs(found - other).max() > 0.01
 
@@ -72,7 +93,7 @@ def test_candidates_keep_their_order(model):
     history, candidates = rng.normal(size=(4, DIM)), rng.normal(size=(7, DIM))
     given = RerankInput(context_vectors=history, candidate_vectors=candidates)
     turned = RerankInput(context_vectors=history, candidate_vectors=candidates[::-1])
-    first, second = model.score_many([given, turned])
+    first, second = scores_of(model, [given, turned])
     np.testing.assert_allclose(first, second[::-1], atol=1e-6)
 
 
@@ -90,9 +111,9 @@ def test_what_comes_later_changes_nothing_before(model):
 
 def test_without_a_history_all_candidates_are_equal_and_without_candidates_there_is_nothing(model):
     empty, nobody = given_of(0, 0), given_of(0, 3, n_candidates=0)
-    assert not model.score_many([empty])[0].any()
-    assert model.score_many([nobody])[0].shape == (0,)
-    assert model.score_many([]) == []
+    assert not scores_of(model, [empty])[0].any()
+    assert scores_of(model, [nobody])[0].shape == (0,)
+    assert scores_of(model, []) == []
 
 
 @pytest.mark.parametrize(
@@ -104,7 +125,7 @@ def test_without_a_history_all_candidates_are_equal_and_without_candidates_there
 )
 def test_other_vectors_are_refused(model, given, message):
     with pytest.raises(ValueError, match=message):
-        model.score_many([given])
+        scores_of(model, [given])
 
 
 @pytest.mark.parametrize("wrong", [{"n_head": 3}, {"n_layer": 0}, {"history_items": 0}])
@@ -116,7 +137,7 @@ def test_shapes_that_cannot_be_are_refused(wrong):
 def test_a_directory_gives_the_same_scores_and_is_gpt2_to_others(model, tmp_path: Path):
     model.save(tmp_path)
     given = [given_of(seed, 4) for seed in range(3)]
-    for one, other in zip(model.score_many(given), HistoryModel.load(tmp_path).score_many(given), strict=True):
+    for one, other in zip(scores_of(model, given), scores_of(HistoryModel.load(tmp_path), given), strict=True):
         np.testing.assert_array_equal(one, other)
     weights, theirs = model.gpt2.state_dict(), AutoModel.from_pretrained(str(tmp_path)).state_dict()
     assert weights.keys() == theirs.keys()
@@ -158,7 +179,7 @@ def both(model: HistoryModel) -> Reranker:
     plain = reranker(**SOFT_ONLY)
     made = Reranker(plain.gpt2, plain.tokenizer, plain.soft, plain.config, device="cpu", precision="float32")
     given = [given_of(seed, 1 + seed % 6) for seed in range(200)]
-    sums = [a + b for a, b in zip(made.score_many(given), model.score_many(given), strict=True)]
+    sums = [a + b for a, b in zip(made.score_many(given), scores_of(model, given), strict=True)]
     lists = [TrainingList(one, (s == s.max()).astype(np.float32)) for one, s in zip(given, sums, strict=True)]
     blend = made.add_history(model, lists)
     assert blend.cross > 0.5
@@ -172,7 +193,7 @@ def test_a_reranker_adds_what_its_history_model_says(both: Reranker, model: Hist
     batch = [given_of(seed, 3) for seed in range(1_000, 1_004)]
     expected = [
         blend.cross * a + blend.history * b
-        for a, b in zip(plain.score_many(batch), model.score_many(batch), strict=True)
+        for a, b in zip(plain.score_many(batch), scores_of(model, batch), strict=True)
     ]
     for found, wanted, given in zip(both.score_many(batch), expected, batch, strict=True):
         np.testing.assert_allclose(found, wanted, atol=1e-5)
@@ -208,7 +229,7 @@ def test_a_history_model_that_says_nothing_is_not_used(model: HistoryModel):
     plain = reranker(**SOFT_ONLY)
     alone = Reranker(plain.gpt2, plain.tokenizer, plain.soft, plain.config, device="cpu", precision="float32")
     given = [given_of(seed, 3) for seed in range(100)]
-    worst = [scores == scores.min() for scores in model.score_many(given)]
+    worst = [scores == scores.min() for scores in scores_of(model, given)]
     lists = [TrainingList(one, wanted.astype(np.float32)) for one, wanted in zip(given, worst, strict=True)]
     assert alone.add_history(model, lists) == Blend()
     assert alone.history is None
