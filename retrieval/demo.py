@@ -21,7 +21,6 @@ _TEXT = {"item_template": "{title} ({year}). {category}. {description}"}
 # Smaller than the defaults, so that the demo ends within minutes on two cores.
 _SETTINGS = {
     "text": _TEXT,
-    "head": {"dim": 128},
     "head_training": {"learning_rate": 2e-3, "max_passes": 12.0},
 }
 

@@ -28,12 +28,14 @@ from retrieval.fit_steps import (
     finetuned,
     load_encoder,
     sources_on,
+    train_head_again,
     train_recall_head,
     world_with_new_items,
 )
 from retrieval.new_items import World, could_be_right
 from retrieval.rerank_lists import Shown
 from retrieval.source_choice import choose_settings
+from retrieval.sources import DenseSource
 from retrieval.stage_one import SourceSettings, Validation
 from retrieval.two_stage import TwoStage
 
@@ -145,8 +147,8 @@ def fit(
     )
     with clock.step("refit", "fit head and sources again on all interactions"):
         label = "recall head" if progress else None
-        head_again = train_recall_head(catalogue, histories, config, passes=head.passes, progress=label)
-        sources = sources_on(catalogue, histories, head_again, settings, config)
+        again = train_head_again(catalogue, histories, head.head, head.passes, config, progress=label)
+        sources = sources_on(catalogue, histories, again, settings, config)
     model, without = replace(full, sources=sources), replace(plain, sources=sources)
     record: dict[str, object] = {
         "n_validation_users": len(validation.targets),
@@ -154,6 +156,7 @@ def fit(
         "recall_fusion": draft.recall_fusion.figures,
         "final_fusion": model.final_fusion.figures,
         "final_fusion_without_rerank": without.final_fusion.figures,
+        "blend": asdict(model.reranker.history.blend) if model.reranker and model.reranker.history else None,
         "head_curve": head.curve,
         "source_settings": asdict(settings),
     }
@@ -181,10 +184,10 @@ def _fit_recall(
         head = train_recall_head(catalogue, base, config, validation=validation, progress=label)
         settings = replace(settings, head_passes=head.passes)
     with clock.step("build", "fit the candidate sources"):
-        sources = sources_on(catalogue, base, head, settings, config)
+        sources = sources_on(catalogue, base, head.head, settings, config)
         allowed = could_be_right([*base, validation.targets], catalogue.n_items, new_items=config.lists.new_items)
         real = World(sources, validation, allowed)
-        worlds = [real, *world_with_new_items(catalogue, base, real, head, settings, config)]
+        worlds = [real, *world_with_new_items(catalogue, base, real, head.head, settings, config)]
     with clock.step("fusion", "fit the recall fusion on validation"):
         fusion = fit_recall_fusion(catalogue, worlds, config)
     # There is no second stage yet: the recall fusion stands in for the final one.
@@ -212,9 +215,7 @@ def _fit_second_stage(
     if not config.use_reranker:
         return plain, plain
     with clock.step("lists", "make the reranker's training lists"):
-        lists = cross_fitted_lists(
-            draft.catalogue, base, shown, draft.recall_fusion, settings, config, progress=progress
-        )
+        lists = cross_fitted_lists(base, shown, draft, settings, config, progress=progress)
     with clock.step("train_reranker", f"train the reranker on {len(lists):,} lists"):
         stopping = replace(real, validation=stop)
         held = stopping_lists(draft, stopping, config)
@@ -237,7 +238,9 @@ def refit(fitted: Fitted, interactions: Interactions, config: Config, *, progres
     histories = histories_of(interactions)
     catalogue = fitted.model.catalogue
     label = "recall head" if progress else None
-    head = train_recall_head(catalogue, histories, config, passes=fitted.settings.head_passes, progress=label)
+    before = next(source for source in fitted.model.sources if isinstance(source, DenseSource))
+    passes = fitted.settings.head_passes
+    head = train_head_again(catalogue, histories, before.head, passes, config, progress=label)
     return replace(fitted.model, sources=sources_on(catalogue, histories, head, fitted.settings, config))
 
 

@@ -6,6 +6,7 @@ cores.
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -99,13 +100,18 @@ def train_head(
     validation: tuple[Sequence[np.ndarray], np.ndarray] | None = None,
     passes: float | None = None,
     keep_seen: bool = False,
+    start: RecallHead | None = None,
     device: str = "auto",
     progress: str | None = None,
 ) -> TrainedHead:
-    """A recall head over text_vectors (float32 (n_items, text_dim), length 1); see `train_next_item`."""
+    """A recall head over text_vectors (float32 (n_items, text_dim), length 1); see `train_next_item`.
+
+    Args:
+        start: a head whose weights it begins with (of the same configuration and items); it stays as it is.
+    """
     n_items, text_dim = text_vectors.shape
     return train_next_item(
-        lambda: RecallHead(config, text_dim=text_dim, n_items=n_items),
+        lambda: copy.deepcopy(start) or RecallHead(config, text_dim=text_dim, n_items=n_items),
         histories,
         text_vectors,
         training=training,

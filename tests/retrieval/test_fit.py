@@ -181,14 +181,7 @@ def test_impressions_after_the_target_reach_no_list(seen, encoder):
 
 def test_the_sources_behind_a_fold_never_saw_its_users(interactions, items, encoder, seen, fitted, config):
     """Each fold's head, neighbours and EASE are fitted on the other users only."""
-    fit_steps.cross_fitted_lists(
-        fitted.model.catalogue,
-        histories_of(interactions),
-        None,
-        fitted.model.recall_fusion,
-        fitted.settings,
-        config,
-    )
+    fit_steps.cross_fitted_lists(histories_of(interactions), None, fitted.model, fitted.settings, config)
     n_users = interactions.n_users
     for part in ("head", "ease", "transitions", "popular"):
         folds = [seen.rows[part][start : start + n_users] for start in range(0, len(seen.rows[part]), n_users)]
