@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,9 @@ import torch
 from retrieval.encoder.align import align_head
 from retrieval.encoder.heads import RecallHead
 from retrieval.encoder.train import embed_items, embed_users
+from retrieval.fit import histories_of
+from retrieval.fit_steps import train_head_again, train_recall_head
+from retrieval.sources import DenseSource
 from tests.retrieval.test_heads import CONFIG, N_ITEMS, RING, TEXT_DIM, TEXT_VECTORS
 
 
@@ -53,3 +57,15 @@ def test_any_reference_keeps_the_scores_and_is_nearer_after(head):
 def test_another_shape_is_refused(head):
     with pytest.raises(ValueError, match=r"expected a reference of shape \(12, 16\), got \(12, 4\)"):
         align_head(head, TEXT_VECTORS, np.ones((N_ITEMS, 4), dtype=np.float32))
+
+
+def test_a_refit_goes_on_in_the_space_of_the_head_before(items, interactions, config, fitted):
+    catalogue, histories = fitted.model.catalogue, histories_of(interactions)
+    before = next(source for source in fitted.model.sources if isinstance(source, DenseSource)).head
+    weights = copy.deepcopy(before.state_dict())
+    again = train_head_again(catalogue, histories, before, 12.0, config)
+    fresh = train_recall_head(catalogue, histories, replace(config, seed=config.seed + 1), passes=12.0).head
+    there = embed_items(before, catalogue.text_vectors)
+    near, far = ((embed_items(head, catalogue.text_vectors) * there).sum(axis=1).mean() for head in (again, fresh))
+    assert near > 0.8 > far
+    assert all(torch.equal(weights[name], value) for name, value in before.state_dict().items())
