@@ -99,12 +99,10 @@ def fit_head(
     training: HeadTraining,
     validation: Validation | None = None,
     passes: float | None = None,
-    start: RecallHead | None = None,
     device: str = "auto",
     progress: str | None = None,
 ) -> TrainedHead:
-    """Train the recall head, from `start` on where one is given; with validation it stops early, without it trains
-    `passes`."""
+    """Train the recall head; with validation it stops early, without it trains `passes`."""
     small = validation.slice(CHOOSING_USERS, training.seed) if validation else None
     return train_head(
         histories,
@@ -114,7 +112,6 @@ def fit_head(
         validation=(small.histories, small.targets) if small else None,
         passes=passes,
         keep_seen=small.keep_seen if small else False,
-        start=start,
         device=device,
         progress=progress,
     )

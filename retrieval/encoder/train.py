@@ -6,7 +6,6 @@ cores.
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -100,18 +99,13 @@ def train_head(
     validation: tuple[Sequence[np.ndarray], np.ndarray] | None = None,
     passes: float | None = None,
     keep_seen: bool = False,
-    start: RecallHead | None = None,
     device: str = "auto",
     progress: str | None = None,
 ) -> TrainedHead:
-    """A recall head over text_vectors (float32 (n_items, text_dim), length 1); see `train_next_item`.
-
-    Args:
-        start: a head whose weights it begins with (of the same configuration and items); it stays as it is.
-    """
+    """A recall head over text_vectors (float32 (n_items, text_dim), length 1); see `train_next_item`."""
     n_items, text_dim = text_vectors.shape
     return train_next_item(
-        lambda: copy.deepcopy(start) or RecallHead(config, text_dim=text_dim, n_items=n_items),
+        lambda: RecallHead(config, text_dim=text_dim, n_items=n_items),
         histories,
         text_vectors,
         training=training,

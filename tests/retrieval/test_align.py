@@ -59,13 +59,14 @@ def test_another_shape_is_refused(head):
         align_head(head, TEXT_VECTORS, np.ones((N_ITEMS, 4), dtype=np.float32))
 
 
-def test_a_refit_goes_on_in_the_space_of_the_head_before(items, interactions, config, fitted):
+def test_a_refit_stays_in_the_space_of_the_head_before(items, interactions, config, fitted):
     catalogue, histories = fitted.model.catalogue, histories_of(interactions)
     before = next(source for source in fitted.model.sources if isinstance(source, DenseSource)).head
     weights = copy.deepcopy(before.state_dict())
-    again = train_head_again(catalogue, histories, before, 12.0, config)
-    fresh = train_recall_head(catalogue, histories, replace(config, seed=config.seed + 1), passes=12.0).head
+    other = replace(config, seed=config.seed + 1)  # another seed begins in another space
+    fresh = train_recall_head(catalogue, histories, other, passes=12.0).head
+    again = train_head_again(catalogue, histories, before, 12.0, other)
     there = embed_items(before, catalogue.text_vectors)
     near, far = ((embed_items(head, catalogue.text_vectors) * there).sum(axis=1).mean() for head in (again, fresh))
-    assert near > 0.8 > far
+    assert near > far + 0.2
     assert all(torch.equal(weights[name], value) for name, value in before.state_dict().items())
