@@ -14,9 +14,10 @@ import torch
 from rerank.history_model import HistoryModel
 from rerank.history_scorer import HistoryScorer
 from rerank.inputs import RerankInput
+from rerank.losses import listwise
 
 DIRECTORY, WEIGHTS = "history", "blend.json"
-_STEPS, _HALVINGS = 30, 20
+_MAX_STEPS = 100
 _RIDGE = 1.0
 """Pulls towards the cross-encoder alone, as much as a list does whose candidates differ by 1."""
 
@@ -77,49 +78,24 @@ def fit_blend(cross: Sequence[np.ndarray], history: Sequence[np.ndarray], labels
     Args:
         cross, history: both scores of every list, float32 (n_candidates,) each. labels: 0 = not wanted.
     """
-    lists = [
-        (np.stack([a, b], axis=1).astype(np.float64), wanted / wanted.sum())
-        for a, b, wanted in zip(cross, history, labels, strict=True)
-        if len(wanted) > 1 and 0 < (wanted > 0).sum() < len(wanted)
-    ]
-    weights = np.array([1.0, 0.0])
-    value = _value(lists, weights)
-    for _ in range(_STEPS):
-        gradient, curvature = _derivatives(lists, weights)
-        step = np.linalg.solve(curvature, gradient)
-        for halving in range(_HALVINGS):
-            tried = weights - step / 2**halving
-            new = _value(lists, tried)
-            if new <= value:
-                break
-        else:
-            break
-        done = value - new < 1e-9 * max(1, len(lists))
-        weights, value = tried, new
-        if done:
-            break
-    if min(weights) <= 0:
+    if not cross:
         return Blend()
-    return Blend(float(weights[0]), float(weights[1]))
+    owner = torch.from_numpy(np.repeat(np.arange(len(labels)), [len(wanted) for wanted in labels]))
+    both = torch.from_numpy(np.stack([np.concatenate(cross), np.concatenate(history)], axis=1).astype(np.float64))
+    wanted = torch.from_numpy(np.concatenate(labels).astype(np.float64))
+    alone = torch.tensor([1.0, 0.0], dtype=torch.float64)
+    scale = both.std(dim=0, correction=0).clamp_min(1e-12)  # the search is in steps of the scores' own size
+    steps = (alone * scale).requires_grad_()
+    optimiser = torch.optim.LBFGS([steps], max_iter=_MAX_STEPS, line_search_fn="strong_wolfe")
 
+    def closure() -> torch.Tensor:
+        optimiser.zero_grad()
+        weights = steps / scale
+        pull = _RIDGE / 2 * ((weights - alone) ** 2).sum() / len(labels)
+        loss = listwise(both @ weights, wanted, owner) + pull
+        loss.backward()
+        return loss
 
-def _value(lists: list[tuple[np.ndarray, np.ndarray]], weights: np.ndarray) -> float:
-    total = _RIDGE * float((weights - (1, 0)) @ (weights - (1, 0))) / 2
-    for columns, share in lists:
-        logits = columns @ weights
-        top = logits.max()
-        total += float(top + np.log(np.exp(logits - top).sum()) - share @ logits)
-    return total
-
-
-def _derivatives(lists: list[tuple[np.ndarray, np.ndarray]], weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    gradient, curvature = _RIDGE * (weights - (1, 0)), _RIDGE * np.eye(2)
-    for columns, share in lists:
-        logits = columns @ weights
-        chance = np.exp(logits - logits.max())
-        chance /= chance.sum()
-        mean = chance @ columns
-        gradient = gradient + mean - share @ columns
-        centred = columns - mean
-        curvature = curvature + (centred * chance[:, None]).T @ centred
-    return gradient, curvature
+    optimiser.step(closure)  # pyright: ignore[reportArgumentType]
+    weights = (steps / scale).tolist()
+    return Blend(*weights) if min(weights) > 0 else Blend()

@@ -6,7 +6,7 @@ what is expected next, and the last block computes nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -18,10 +18,10 @@ from rerank.blocks import FrozenBlock
 from rerank.engine import run_candidates, run_context
 from rerank.history_model import HistoryModel
 from rerank.inputs import RerankInput
-from rerank.packing import candidate_layout, context_layout
+from rerank.packing import candidate_layout, context_layout, group_users
+from rerank.scorer import MAX_ROWS
 
-MAX_ROWS = 4096
-"""Item tokens per pass."""
+_NOTHING = np.empty((0, 0), dtype=np.float32)
 
 
 class HistoryScorer:
@@ -41,8 +41,10 @@ class HistoryScorer:
             ValueError: there are no item vectors, or they are of another width.
         """
         scores = [np.zeros(given.n_candidates, dtype=np.float32) for given in inputs]
-        histories = {user: self._history(given) for user, given in enumerate(inputs) if len(scores[user])}
-        for users in _groups({user: len(history) for user, history in histories.items()}):
+        histories = [self._history(given) if given.n_candidates else _NOTHING for given in inputs]
+        lengths = [len(history) for history in histories]
+        order = sorted((user for user, length in enumerate(lengths) if length), key=lambda user: lengths[user])
+        for users in group_users(order, lengths, MAX_ROWS):
             expected = self._expected([histories[user] for user in users])
             candidates = self._items([_vectors(inputs[user].candidate_vectors) for user in users])
             for user, items, wanted in zip(users, candidates, expected, strict=True):
@@ -79,15 +81,3 @@ def _vectors(given: np.ndarray | None) -> np.ndarray:
     if given is None:
         raise ValueError("a history model reads item vectors: give context_vectors and candidate_vectors")
     return given
-
-
-def _groups(lengths: dict[int, int]) -> Iterator[list[int]]:
-    """Users of similar history length, about MAX_ROWS items together; those without a history in none."""
-    group: list[int] = []
-    for user in sorted((user for user in lengths if lengths[user]), key=lambda user: lengths[user]):
-        if group and (len(group) + 1) * lengths[user] > MAX_ROWS:
-            yield group
-            group = []
-        group.append(user)
-    if group:
-        yield group

@@ -16,7 +16,7 @@ def listwise(scores: torch.Tensor, labels: torch.Tensor, lists: torch.Tensor) ->
     probability, Cao et al. 2007, with the labels themselves as target). Lists without a positive label weigh nothing.
     """
     n_lists = int(lists.max()) + 1
-    top = torch.full((n_lists,), -torch.inf, device=scores.device).scatter_reduce(
+    top = torch.full((n_lists,), -torch.inf, dtype=scores.dtype, device=scores.device).scatter_reduce(
         0, lists, scores.detach(), "amax", include_self=True
     )
     sums = torch.zeros_like(top).index_add(0, lists, torch.exp(scores - top[lists]))

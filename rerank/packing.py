@@ -7,7 +7,7 @@ back, and costs nothing when the rectangle has no holes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,6 +49,20 @@ def offsets_within(lengths: np.ndarray) -> np.ndarray:
     """0, 1, ..., length - 1 for each group in turn: int64 (sum of lengths,)."""
     starts = np.cumsum(lengths) - lengths
     return np.arange(int(lengths.sum())) - np.repeat(starts, lengths)
+
+
+def group_users(users: Iterable[int], rows: Sequence[int], max_rows: int) -> Iterator[list[int]]:
+    """Neighbours in the order given, about max_rows rows together; a user with more is alone. rows: by user."""
+    group: list[int] = []
+    total = 0
+    for user in users:
+        if group and total + rows[user] > max_rows:
+            yield group
+            group, total = [], 0
+        group.append(user)
+        total += rows[user]
+    if group:
+        yield group
 
 
 @dataclass(frozen=True)

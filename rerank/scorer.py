@@ -18,7 +18,7 @@ from rerank.context_cache import ContextCache
 from rerank.encode import Encoded
 from rerank.engine import ContextStates, extend_context, run_candidates, run_context
 from rerank.model import SoftTokens, blocks_of
-from rerank.packing import candidate_layout, context_layout
+from rerank.packing import candidate_layout, context_layout, group_users
 
 MAX_ROWS = 4096
 """Candidate tokens per pass: enough for the matrix rate, few enough that activations stay in the cache."""
@@ -112,17 +112,8 @@ class Scorer:
         """Users of one pass: neighbours in context length, about `max_rows` candidate tokens together."""
         users = [user for user, encoded in enumerate(batch) if encoded.n_candidates]
         users.sort(key=lambda user: (batch[user].n_context, batch[user].n_candidates))
-        group: list[int] = []
-        rows = 0
-        for user in users:
-            mine = int(batch[user].candidate_lengths.sum()) + batch[user].n_context
-            if group and rows + mine > self.max_rows:
-                yield group
-                group, rows = [], 0
-            group.append(user)
-            rows += mine
-        if group:
-            yield group
+        rows = [int(encoded.candidate_lengths.sum()) + encoded.n_context for encoded in batch]
+        return group_users(users, rows, self.max_rows)
 
     def _parts(self, encoded: Encoded) -> Iterator[Encoded]:
         """One user's candidates in passes of about `max_rows` tokens."""

@@ -1,7 +1,8 @@
 """Minutes in, a configuration whose fit takes about so long out: lists, epochs, validation users, passes over the data.
 
 The speeds were measured on two CPU cores (2026-11) at the default shapes; other machines differ, so the plan keeps a
-tenth of the time back. Nothing here looks at the clock: the same arguments give the same configuration.
+tenth of the time back. Nothing here looks at the clock: the same arguments and the same machine give the same
+configuration.
 """
 
 from __future__ import annotations

@@ -28,14 +28,13 @@ from retrieval.fit_steps import (
     finetuned,
     load_encoder,
     sources_on,
-    train_head_again,
     train_recall_head,
     world_with_new_items,
 )
 from retrieval.new_items import World, could_be_right
 from retrieval.rerank_lists import Shown
 from retrieval.source_choice import choose_settings
-from retrieval.sources import DenseSource
+from retrieval.sources import Source
 from retrieval.stage_one import SourceSettings, Validation
 from retrieval.two_stage import TwoStage
 
@@ -146,9 +145,7 @@ def fit(
         draft, base, worlds, shown_of(interactions), settings, config, clock, progress, checkpoints
     )
     with clock.step("refit", "fit head and sources again on all interactions"):
-        label = "recall head" if progress else None
-        again = train_head_again(catalogue, histories, head.head, head.passes, config, progress=label)
-        sources = sources_on(catalogue, histories, again, settings, config)
+        sources = _sources_again(draft, histories, settings, config, progress=progress)
     model, without = replace(full, sources=sources), replace(plain, sources=sources)
     record: dict[str, object] = {
         "n_validation_users": len(validation.targets),
@@ -222,9 +219,8 @@ def _fit_second_stage(
         reranker = train_on_lists(draft, lists, held, config, progress=progress, checkpoints=checkpoints)
     if reranker is None:
         return plain, plain
-    if (
-        config.use_history_model and reranker.config.vector_dim
-    ):  # one that reads words alone is also asked without vectors
+    # A reranker that reads words alone is also asked without vectors, and a history model reads nothing else.
+    if config.use_history_model and reranker.config.vector_dim:
         with clock.step("train_reranker", "train GPT-2 on the histories"):
             history = train_history_model(draft, base, stopping, config, progress=progress)
             clock.say(f"beside the cross-encoder: {reranker.add_history(history, held)}")
@@ -236,12 +232,19 @@ def _fit_second_stage(
 def refit(fitted: Fitted, interactions: Interactions, config: Config, *, progress: bool = False) -> TwoStage:
     """The same settings, reranker and fusions, with head and sources fitted on these interactions (same items)."""
     histories = histories_of(interactions)
-    catalogue = fitted.model.catalogue
+    return replace(
+        fitted.model, sources=_sources_again(fitted.model, histories, fitted.settings, config, progress=progress)
+    )
+
+
+def _sources_again(
+    model: TwoStage, histories: list[np.ndarray], settings: SourceSettings, config: Config, *, progress: bool
+) -> tuple[Source, ...]:
+    """The model's sources fitted on these histories, in the space of its item vectors."""
     label = "recall head" if progress else None
-    before = next(source for source in fitted.model.sources if isinstance(source, DenseSource))
-    passes = fitted.settings.head_passes
-    head = train_head_again(catalogue, histories, before.head, passes, config, progress=label)
-    return replace(fitted.model, sources=sources_on(catalogue, histories, head, fitted.settings, config))
+    passes, space = settings.head_passes, model.trained_vectors
+    head = train_recall_head(model.catalogue, histories, config, passes=passes, space=space, progress=label)
+    return sources_on(model.catalogue, histories, head.head, settings, config)
 
 
 def split_validation(validation: Validation, *, share: float, seed: int) -> tuple[Validation, Validation]:

@@ -14,9 +14,9 @@ from retrieval.encoder.train import embed_items
 
 
 @torch.no_grad()
-def align_head(head: RecallHead, text_vectors: np.ndarray, reference: np.ndarray) -> RecallHead:
-    """The head, its space rotated so that its item vectors lie nearest to others: orthogonal Procrustes (Schönemann
-    1966). Changes the head itself; its scores stay the same.
+def align_head(head: RecallHead, text_vectors: np.ndarray, reference: np.ndarray) -> None:
+    """Rotate the head's space so that its item vectors lie nearest to others: orthogonal Procrustes (Schönemann 1966).
+    Its scores stay the same.
 
     Args:
         text_vectors: float32 (n_items, text_dim). reference: float32 (n_items, dim), another head's vectors of them.
@@ -34,4 +34,3 @@ def align_head(head: RecallHead, text_vectors: np.ndarray, reference: np.ndarray
         into.bias.copy_(into.bias @ rotation)
     head.residual.weight.copy_(head.residual.weight @ rotation)
     head.input_map.weight.copy_(head.input_map.weight @ rotation)
-    return head

@@ -130,7 +130,3 @@ class RecallHead(nn.Module):
             x = block(x, blocked)
         # The newest item's own vector is the best single guess of the next one; the map learns what to add to it.
         return nn.functional.normalize(self.user_map(self.norm(x)) + item_vectors, dim=-1)
-
-    def user_vectors(self, item_vectors: Tensor, padding: Tensor) -> Tensor:
-        """The user's vector after the newest item: (n_users, dim), length 1."""
-        return self.states(item_vectors, padding)[:, -1]

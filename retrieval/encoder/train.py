@@ -65,8 +65,8 @@ def embed_users(head: NextItemModel, item_vectors: np.ndarray, histories: Sequen
     for start in range(0, len(order), 256):
         users = order[start : start + 256]
         padded = pad_histories([histories[user] for user in users], head.config.history_items).to(device)
-        states = head.states(items[padded.clamp_min(0)], padded < 0)
-        out[users] = states[:, -1].float().cpu().numpy()
+        newest = head.states(items[padded.clamp_min(0)], padded < 0)[:, -1]
+        out[users] = newest.float().cpu().numpy()
     return out
 
 
@@ -142,13 +142,13 @@ def train_next_item(
     """
     if validation is None and passes is None:
         raise ValueError("train_next_item: expected validation or passes, got neither")
+    if not any(len(history) >= 2 for history in histories):
+        raise ValueError("train_next_item: no history has 2 or more items; give more interactions")
     outside = torch.get_rng_state()  # the caller's random numbers go on as if nothing had been drawn
     torch.manual_seed(training.seed)
     place, rng = resolve_device(device), np.random.default_rng(training.seed)
     head = make().to(place)
     pieces = windows(histories, head.config.history_items, training.max_windows)
-    if not pieces:
-        raise ValueError("train_next_item: no history has 2 or more items; give more interactions")
     trainer = HeadTrainer(head, torch.from_numpy(vectors).to(place), pieces, training, rng)
     limit = training.max_passes if passes is None else passes
     total = max(1, round(limit * trainer.steps_per_pass))

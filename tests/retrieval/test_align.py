@@ -13,7 +13,7 @@ from retrieval.encoder.align import align_head
 from retrieval.encoder.heads import RecallHead
 from retrieval.encoder.train import embed_items, embed_users
 from retrieval.fit import histories_of
-from retrieval.fit_steps import train_head_again, train_recall_head
+from retrieval.fit_steps import train_recall_head
 from retrieval.sources import DenseSource
 from tests.retrieval.test_heads import CONFIG, N_ITEMS, RING, TEXT_DIM, TEXT_VECTORS
 
@@ -39,7 +39,8 @@ def random_rotation(dim: int) -> np.ndarray:
 
 def test_a_head_that_was_only_turned_is_turned_back(head):
     reference = embed_items(head, TEXT_VECTORS) @ random_rotation(CONFIG.dim)
-    turned = align_head(copy.deepcopy(head), TEXT_VECTORS, reference)
+    turned = copy.deepcopy(head)
+    align_head(turned, TEXT_VECTORS, reference)
     np.testing.assert_allclose(embed_items(turned, TEXT_VECTORS), reference, atol=1e-5)
     np.testing.assert_allclose(scores_of(turned), scores_of(head), atol=1e-5)
 
@@ -49,7 +50,8 @@ def test_any_reference_keeps_the_scores_and_is_nearer_after(head):
     noise = rng.normal(size=(N_ITEMS, CONFIG.dim)).astype(np.float32)
     reference = embed_items(head, TEXT_VECTORS) @ random_rotation(CONFIG.dim) + 0.1 * noise
     before = (embed_items(head, TEXT_VECTORS) * reference).sum()
-    turned = align_head(copy.deepcopy(head), TEXT_VECTORS, reference)
+    turned = copy.deepcopy(head)
+    align_head(turned, TEXT_VECTORS, reference)
     assert (embed_items(turned, TEXT_VECTORS) * reference).sum() > before + 1
     np.testing.assert_allclose(scores_of(turned), scores_of(head), atol=1e-5)
 
@@ -65,8 +67,8 @@ def test_a_refit_stays_in_the_space_of_the_head_before(items, interactions, conf
     weights = copy.deepcopy(before.state_dict())
     other = replace(config, seed=config.seed + 1)  # another seed begins in another space
     fresh = train_recall_head(catalogue, histories, other, passes=12.0).head
-    again = train_head_again(catalogue, histories, before, 12.0, other)
     there = embed_items(before, catalogue.text_vectors)
+    again = train_recall_head(catalogue, histories, other, passes=12.0, space=there).head
     near, far = ((embed_items(head, catalogue.text_vectors) * there).sum(axis=1).mean() for head in (again, fresh))
     assert near > far + 0.2
     assert all(torch.equal(weights[name], value) for name, value in before.state_dict().items())

@@ -79,8 +79,8 @@ def test_padding_changes_nothing(head):
     short = pad_histories([np.array([1, 2])], 6)
     long = pad_histories([np.array([1, 2]), np.arange(6)], 6)
     with torch.inference_mode():
-        own = head.user_vectors(items[short], short < 0)[0]
-        padded = head.user_vectors(items[long.clamp_min(0)], long < 0)[0]
+        own = head.states(items[short], short < 0)[0, -1]
+        padded = head.states(items[long.clamp_min(0)], long < 0)[0, -1]
     torch.testing.assert_close(padded, own, atol=1e-6, rtol=0)
 
 
@@ -88,8 +88,8 @@ def test_what_stands_at_padding_is_not_read(head):
     items = torch.from_numpy(embed_items(head, TEXT_VECTORS))
     padded = pad_histories([np.array([1, 2]), np.arange(5)], 5)
     with torch.inference_mode():
-        one = head.user_vectors(items[padded.clamp_min(0)], padded < 0)[0]
-        other = head.user_vectors(items[torch.where(padded < 0, 7, padded)], padded < 0)[0]
+        one = head.states(items[padded.clamp_min(0)], padded < 0)[0, -1]
+        other = head.states(items[torch.where(padded < 0, 7, padded)], padded < 0)[0, -1]
     torch.testing.assert_close(one, other, atol=1e-6, rtol=0)
 
 
