@@ -21,8 +21,7 @@ from retrieval.catalogue import render_items
 from retrieval.config import Config
 from retrieval.data import Interactions, Items, read_interactions, read_items, read_users, repeat_share
 from retrieval.encoder.text_encoder import TextEncoder
-from retrieval.evaluate import Trial, figures_of, make_split, make_trial, rank_trial
-from retrieval.fit import histories_of
+from retrieval.evaluate import Trial, figures_of, make_split, make_trial, rank_trial, validated_as
 from retrieval.fit_steps import load_encoder
 from retrieval.kept_lists import Made, kept_or_made
 from retrieval.metrics import per_user_metrics
@@ -123,7 +122,7 @@ def benchmark(data: DataSet, config: Config, options: Options, say: Say = lambda
         say(f"{data.name}: seen items {'may come again' if keep_seen else 'are masked'}")
     else:
         keep_seen = options.keep_seen == "yes"
-    config = replace(config, keep_seen=keep_seen)
+    config = replace(validated_as(config, options.split), keep_seen=keep_seen)
     if options.minutes is not None:
         config = within_budget(config, len(data.interactions), len(data.items), options.minutes)
     encoder = functools.cache(lambda: load_encoder(config))  # when the first run needs it; its cache serves all of them
@@ -196,7 +195,7 @@ def run_yardstick(
             told(f"left out: {error}")
             return Rankings({}, np.empty(0), {}), {"absent": str(error)}
         vectors = encoder().encode(render_items(data.items, config.text)[0]) if name == "neighbours_tuned" else None
-        task = make_task(histories_of(trial.train), len(data.items), config, text_vectors=vectors)
+        task = make_task(trial.train, len(data.items), config, text_vectors=vectors)
         found = measure_yardstick(fit, task, trial.users, trial.histories, trial.seen)
         told(f"validation NDCG@10 {found.validation_ndcg:.4f} with {found.settings}, {found.fit_seconds:.0f} s")
         facts = {name: value for name, value in vars(found).items() if name != "rows"}
@@ -211,6 +210,7 @@ def run_yardstick(
         "keep_seen": config.keep_seen,
         # More than there are changes nothing: a larger budget finds the same lists again.
         "validation_users": min(config.lists.validation_users, trial.train.n_users),
+        **({"validation": "time"} if config.lists.by_time else {}),
         **({"encoder": config.encoder.name, "text": config.to_dict()["text"]} if name == "neighbours_tuned" else {}),
     }
     return kept_or_made(_folder(data, options), f"{options.split}-{name}", key, make, told)

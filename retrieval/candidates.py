@@ -14,9 +14,11 @@ import numpy as np
 
 from retrieval.sources.base import Queries, Source
 from retrieval.sources.popular import PopularSource
+from retrieval.sources.recent import RecentSource
 
 READING = ("dense", "neighbours", "transitions", "content", "lexical")
 """Sources that can say something of an item nobody took: by its text, or by what it borrows (`retrieval.lending`)."""
+COUNTING = (PopularSource.name, RecentSource.name)
 
 
 @dataclass(frozen=True)
@@ -89,8 +91,8 @@ def gather_candidates(
     features = standardise(raw, rows)
     new = _new_items(sources, rows)
     if new is not None:
-        popular = [source.name for source in sources].index(PopularSource.name)
-        for column in (popular, len(sources) + popular):
+        counting = [place for place, source in enumerate(sources) if source.name in COUNTING]
+        for column in (*counting, *(len(sources) + place for place in counting)):
             features[:, :, column] = _as_average(features[:, :, column], new, rows >= 0)
         told = [features[:, :, place] for place, source in enumerate(sources) if source.name in READING]
         features = np.concatenate([features, np.stack([np.ones(rows.shape), *told], axis=2) * new[:, :, None]], axis=2)

@@ -68,7 +68,7 @@ def _fit_and_publish(
     from indexes import Locked
     from indexes.files import exclusive
     from retrieval.fit import fit as fit_model
-    from retrieval.fit import histories_of
+    from retrieval.histories import histories_of
     from retrieval.model_source import require_reranker
     from retrieval.recommend import Recommender
     from retrieval.storage import save_bundle

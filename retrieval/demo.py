@@ -11,7 +11,8 @@ from retrieval.config import config_from
 from retrieval.data import read_interactions, read_items
 from retrieval.demo_data import fetch_movielens
 from retrieval.evaluate import evaluate
-from retrieval.fit import histories_of, refit
+from retrieval.fit import refit
+from retrieval.histories import histories_of
 from retrieval.recommend import Recommender
 from retrieval.report import render_text, write_report
 from retrieval.storage import check_bundle, save_bundle

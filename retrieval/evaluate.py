@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,8 @@ import numpy as np
 from retrieval.config import Config
 from retrieval.data import Interactions, Items, Split, cold_items, leave_last_out, time_split
 from retrieval.encoder.text_encoder import TextEncoder
-from retrieval.fit import Fitted, fit, histories_of
+from retrieval.fit import Fitted, fit
+from retrieval.histories import histories_of
 from retrieval.sources import Queries, Source
 from retrieval.stage_figures import Rankings, segment_figures, summarise
 from retrieval.stage_one import in_batches, sub_queries
@@ -59,6 +60,13 @@ def make_split(interactions: Interactions, name: str, *, at: float | None = None
     if name == "time":
         return time_split(interactions, at=at)
     raise ValueError(f"split: expected one of {', '.join(SPLITS)}, got {name!r}")
+
+
+def validated_as(config: Config, split: str) -> Config:
+    """The configuration with `lists.validation=auto` replaced: a fit chooses by what this split will ask."""
+    if config.lists.validation != "auto":
+        return config
+    return replace(config, lists=replace(config.lists, validation="time" if split == "time" else "last"))
 
 
 def make_trial(
@@ -131,6 +139,7 @@ def evaluate(
     Returns:
         The evaluation (see the README for its keys) and what was fitted on the training part.
     """
+    config = validated_as(config, split)
     trial = make_trial(
         interactions,
         split,

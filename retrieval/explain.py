@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from retrieval.catalogue import Catalogue
-from retrieval.sources import ContentSource, ItemItemSource, PopularSource, Source
+from retrieval.sources import ContentSource, ItemItemSource, PopularSource, RecentSource, Source
 
 # Below this cosine two texts share little that a person would see.
 _ALIKE = 0.35
@@ -50,6 +50,10 @@ def explain_item(
             rank = int((source.scores > source.scores[row]).sum()) + 1
             if rank <= _POPULAR or not len(recent):
                 sentences.append(f"number {rank} of the most popular items")
+        elif isinstance(source, RecentSource):
+            rank = int((source.scores > source.scores[row]).sum()) + 1
+            if rank <= _POPULAR:
+                sentences.append(f"number {rank} of the most popular items of late")
     names = found_by(bits, [source.name for source in sources])
     return (*sentences, f"found by {', '.join(names)}") if names else tuple(sentences) or ("scored on request",)
 

@@ -66,7 +66,8 @@ def recall_worlds(model: TwoStage, worlds: Sequence[World]) -> list[Recalled]:
 def fit_plain_fusion(model: TwoStage, found: list[Recalled], worlds: Sequence[World], config: Config) -> Fusion:
     """The fusion of recall features and details: the best order without GPT-2."""
     parts = [(one.candidates.features, one.candidates.rows) for one in found]
-    return _fitted(parts, worlds, final_feature_names(model, reranked=False), config)
+    names, n_recall = final_feature_names(model, reranked=False), len(feature_names(model.sources))
+    return _fitted(parts, worlds, names, config, n_first=n_recall)
 
 
 def fit_final_fusion(model: TwoStage, found: list[Recalled], worlds: Sequence[World], config: Config) -> Fusion:
@@ -75,15 +76,21 @@ def fit_final_fusion(model: TwoStage, found: list[Recalled], worlds: Sequence[Wo
     for one in found:
         logits = replace(one.model, reranker=model.reranker).rerank(one.queries, one.candidates)
         parts.append((final_features(one.candidates, logits), one.candidates.rows))
-    return _fitted(parts, worlds, final_feature_names(model, reranked=True), config)
+    names, n_recall = final_feature_names(model, reranked=True), len(feature_names(model.sources))
+    return _fitted(parts, worlds, names, config, n_first=n_recall)
 
 
 def _fitted(
-    parts: list[tuple[np.ndarray, np.ndarray]], worlds: Sequence[World], names: Sequence[str], config: Config
+    parts: list[tuple[np.ndarray, np.ndarray]],
+    worlds: Sequence[World],
+    names: Sequence[str],
+    config: Config,
+    *,
+    n_first: int = 0,
 ) -> Fusion:
     """The fusion of these lists; the head start of new items is chosen in the worlds that were made to have some."""
     lists = _lists(parts, worlds)
-    fusion = fit_fusion(lists, names, seed=config.seed)
+    fusion = fit_fusion(lists, names, n_first=n_first, seed=config.seed)
     return give_head_start(fusion, lists.after(len(worlds[0].validation.targets)))
 
 
@@ -94,4 +101,5 @@ def _lists(parts: list[tuple[np.ndarray, np.ndarray]], worlds: Sequence[World]) 
     rows = [np.pad(r, ((0, 0), (0, depth - r.shape[1])), constant_values=-1) for _, r in parts]
     targets = np.concatenate([world.validation.targets for world in worlds])
     contexts = np.concatenate([context_of(world.validation.histories) for world in worlds])
-    return FusionLists(np.concatenate(features), np.concatenate(rows), targets, contexts)
+    users = np.concatenate([world.validation.users for world in worlds])
+    return FusionLists(np.concatenate(features), np.concatenate(rows), targets, contexts, users)

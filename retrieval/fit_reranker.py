@@ -31,7 +31,7 @@ def stopping_lists(model: TwoStage, stop: World, config: Config) -> LazyLists:
         histories = users.histories[part]
         for user, target in enumerate(users.targets[part]):
             if target in candidates.rows[user]:
-                held.append(list_of(candidates, user, histories[user], target, model.trained_vectors))
+                held.append(list_of(candidates, user, histories[user], np.array([target]), model.trained_vectors))
     return LazyLists(catalogue, held, history_items=max(config.rerank.max_history_items, 1))
 
 
@@ -83,7 +83,7 @@ def train_history_model(
         lambda: HistoryModel(shape),
         histories,
         tokens,
-        training=replace(config.history_training, seed=config.seed),
+        training=replace(config.history_training, seed=config.seed, later=config.lists.by_time),
         validation=(users.histories, users.targets),
         keep_seen=users.keep_seen,
         device=config.device,

@@ -15,19 +15,17 @@ from retrieval.config import Config
 from retrieval.data import Items
 from retrieval.encoder.align import align_head
 from retrieval.encoder.cache import VectorCache
-from retrieval.encoder.finetune import FinetuneReport, finetune_encoder, wants_finetuning
+from retrieval.encoder.finetune import finetune_encoder, wants_finetuning
 from retrieval.encoder.heads import RecallHead
 from retrieval.encoder.text_encoder import TextEncoder
 from retrieval.encoder.train import TrainedHead
+from retrieval.held_out import HeldOut
 from retrieval.new_items import (
     World,
     choose_new,
-    could_be_right,
     forget,
     forget_validation,
-    positions_among,
 )
-from retrieval.rerank_lists import RerankList, Shown, choose_positions, make_lists
 from retrieval.sources import Source
 from retrieval.stage_one import (
     SourceSettings,
@@ -35,7 +33,6 @@ from retrieval.stage_one import (
     fit_head,
     fit_sources,
 )
-from retrieval.two_stage import TwoStage, trained_vectors_of
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +93,7 @@ def train_recall_head(
         catalogue,
         histories,
         config=config.head,
-        training=replace(config.head_training, seed=config.seed),
+        training=replace(config.head_training, seed=config.seed, later=config.lists.by_time),
         validation=validation,
         passes=passes,
         device=config.device,
@@ -113,14 +110,17 @@ def sources_on(
     head: RecallHead,
     settings: SourceSettings,
     config: Config,
+    *,
+    by_time: np.ndarray | None = None,
 ) -> tuple[Source, ...]:
-    """All candidate sources, fitted on these histories."""
+    """All candidate sources, fitted on these histories; by_time: see `fit_sources`."""
     return fit_sources(
         catalogue,
         histories,
         head,
         settings,
         keep_seen=config.keep_seen,
+        by_time=by_time,
         family=config.index.family,
         seed=config.seed,
         device=config.device,
@@ -129,7 +129,7 @@ def sources_on(
 
 def world_with_new_items(
     catalogue: Catalogue,
-    histories: Sequence[np.ndarray],
+    held: HeldOut,
     real: World,
     head: RecallHead,
     settings: SourceSettings,
@@ -144,70 +144,15 @@ def world_with_new_items(
     left = forget_validation(real.validation, new, max_users=n_users // 4, seed=config.seed)
     if not new.any() or not len(left.targets):
         return []
-    return [World(sources_on(catalogue, forget(histories, new), head, settings, config), left, real.allowed)]
-
-
-def cross_fitted_lists(
-    histories: list[np.ndarray],
-    shown: list[Shown] | None,
-    draft: TwoStage,
-    settings: SourceSettings,
-    config: Config,
-    *,
-    progress: bool = False,
-) -> list[RerankList]:
-    """The reranker's training lists from these histories (validation targets are not in them); see `rerank_lists`.
-
-    Args:
-        draft: whose recall fusion orders the lists, and in the space of whose item vectors they are written.
-    """
-    catalogue, rng = draft.catalogue, np.random.default_rng(config.seed)
-    fold = rng.permutation(len(histories)) % config.lists.folds
-    allowed = could_be_right(histories, catalogue.n_items, new_items=config.lists.new_items)
-    made: list[RerankList] = []
-    for number in range(config.lists.folds):
-        # What a fold's sources have not seen: its users, and some items that are new to them.
-        new = choose_new(catalogue.n_items, config.lists.new_items, config.seed + 1 + number)
-        others = [history if fold[user] != number else _EMPTY for user, history in enumerate(histories)]
-        others = forget(others, new)
-        label = f"fold {number + 1}/{config.lists.folds}" if progress else None
-        head = train_recall_head(
-            catalogue,
-            others,
-            config,
-            passes=settings.head_passes,
-            space=draft.trained_vectors,
-            progress=label and f"{label} head",
-        )
-        sources = sources_on(catalogue, others, head.head, settings, config)
-        users = np.flatnonzero(fold == number)
-        positions = choose_positions(histories, users, per_user=config.lists.per_user, shown=shown, rng=rng)
-        positions = positions_among(positions, new)
-        limit = 3 * config.lists.max_lists // config.lists.folds
-        if len(positions) > limit:
-            positions = [positions[i] for i in np.sort(rng.choice(len(positions), limit, replace=False))]
-        made += make_lists(
-            catalogue,
-            sources,
-            draft.recall_fusion,
-            positions,
-            trained_vectors=trained_vectors_of(sources),
-            allowed=allowed,
-            per_source=config.depths.per_source,
-            depth=config.depths.rerank,
-            keep_seen=config.keep_seen,
-            max_lists=-(-config.lists.max_lists // config.lists.folds),
-            progress=label and f"{label} lists",
-        )
-    rng.shuffle(made)  # pyright: ignore[reportArgumentType]
-    return made
+    by_time = None if held.by_time is None else held.by_time[~new[held.by_time]]
+    sources = sources_on(catalogue, forget(held.base, new), head, settings, config, by_time=by_time)
+    return [World(sources, left, real.allowed)]
 
 
 def finetuned(
     encoder: TextEncoder,
     items: Items,
-    base: list[np.ndarray],
-    validation: Validation,
+    held: HeldOut,
     config: Config,
     clock: Clock,
     *,
@@ -217,13 +162,13 @@ def finetuned(
     """BERT itself, trained on the histories before the held-out items, where the configuration wants that."""
     if not wants_finetuning(config.encoder.finetune, device=config.device):
         return encoder, None
-    reports: list[FinetuneReport] = []
+    reports, validation = [], held.validation
     with clock.step("finetune", "fine-tune the text encoder"):
         texts, titles = render_items(items, config.text)
         encoder = finetune_encoder(
             encoder,
             texts,
-            base,
+            held.base,
             text_config=config.text,
             config=replace(config.finetune, seed=config.seed),
             titles=titles,

@@ -15,7 +15,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from retrieval.fusion import Fusion, FusionLists, list_ndcg
+from retrieval.fusion import Fusion, FusionLists
+from retrieval.logit_steps import list_ndcg
 
 COLUMN = "new_item"
 STEPS = (0.0, 0.25, 0.5, 0.75, 1.0)

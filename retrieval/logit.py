@@ -36,6 +36,10 @@ class Lists:
         """Some of the lists, bool (n_lists,)."""
         return Lists(self.features[chosen], self.context[chosen], self.rows[chosen], self.place[chosen])
 
+    def first(self, n: int) -> Lists:
+        """The lists with their first n features."""
+        return Lists(self.features[:, :, :n], self.context, self.rows, self.place)
+
     def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Columns float64 (n, depth, 2 * n_features), padding bool (n, depth) and place (n,), some lists at a time."""
         for start in range(0, len(self.place), _BLOCK):
@@ -48,12 +52,22 @@ def widen(features: np.ndarray, context: np.ndarray) -> np.ndarray:
     return np.concatenate([features, features * np.asarray(context)[:, None, None]], axis=2, dtype=np.float64)
 
 
-def fit_logit(lists: Lists, penalty: float, start: np.ndarray | None = None) -> np.ndarray:
-    """The weights with the least negative log-likelihood plus penalty * |weights|^2: float64 (2 * n_features,)."""
-    weights = np.zeros(2 * lists.features.shape[2]) if start is None else start.copy()
-    value = _value(lists, weights, penalty)
+def fit_logit(
+    lists: Lists, penalty: float, start: np.ndarray | None = None, *, towards: np.ndarray | None = None
+) -> np.ndarray:
+    """The weights with the least negative log-likelihood plus penalty * |weights - towards|^2.
+
+    Args:
+        start: where the search begins. towards: zero, if not given.
+
+    Returns:
+        float64 (2 * n_features,).
+    """
+    towards = np.zeros(2 * lists.features.shape[2]) if towards is None else towards
+    weights = towards.copy() if start is None else start.copy()
+    value = _value(lists, weights, penalty, towards)
     for _ in range(_MAX_STEPS):
-        gradient, curvature = _derivatives(lists, weights, penalty)
+        gradient, curvature = _derivatives(lists, weights, penalty, towards)
         step = np.linalg.solve(curvature, gradient)
         gain = float(gradient @ step)
         if gain <= _TOLERANCE * max(1, len(lists.place)):
@@ -61,7 +75,7 @@ def fit_logit(lists: Lists, penalty: float, start: np.ndarray | None = None) -> 
         length = 1.0
         for _ in range(_HALVINGS):  # a full step may jump over the minimum where the softmax saturates
             tried = weights - length * step
-            new = _value(lists, tried, penalty)
+            new = _value(lists, tried, penalty, towards)
             if new <= value - 0.1 * length * gain:
                 weights, value = tried, new
                 break
@@ -71,8 +85,8 @@ def fit_logit(lists: Lists, penalty: float, start: np.ndarray | None = None) -> 
     return weights
 
 
-def _value(lists: Lists, weights: np.ndarray, penalty: float) -> float:
-    total = penalty * float(weights @ weights)
+def _value(lists: Lists, weights: np.ndarray, penalty: float, towards: np.ndarray) -> float:
+    total = penalty * float((weights - towards) @ (weights - towards))
     for columns, padding, place in lists.blocks():
         logits = np.where(padding, -np.inf, columns @ weights)
         top = logits.max(axis=1)
@@ -81,9 +95,11 @@ def _value(lists: Lists, weights: np.ndarray, penalty: float) -> float:
     return total
 
 
-def _derivatives(lists: Lists, weights: np.ndarray, penalty: float) -> tuple[np.ndarray, np.ndarray]:
+def _derivatives(
+    lists: Lists, weights: np.ndarray, penalty: float, towards: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Gradient (n,) and second derivative (n, n) of `_value`."""
-    gradient = 2 * penalty * weights
+    gradient = 2 * penalty * (weights - towards)
     curvature = 2 * penalty * np.eye(len(weights))
     for columns, padding, place in lists.blocks():
         logits = np.where(padding, -np.inf, columns @ weights)

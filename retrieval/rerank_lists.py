@@ -15,28 +15,22 @@ from tqdm.auto import tqdm
 from rerank import TrainingList
 from retrieval.candidates import Candidates, gather_candidates
 from retrieval.catalogue import Catalogue
+from retrieval.data import Split
 from retrieval.details import details_of
 from retrieval.fusion import Fusion
+from retrieval.histories import Shown, histories_of
 from retrieval.sources import ContentSource, Queries, Source
 from retrieval.two_stage import batch_size, context_of, rerank_features, rerank_input
 
 
 @dataclass(frozen=True)
 class Position:
-    """One moment of one user: what came before (rows, oldest first), what next, what was shown and not taken."""
+    """One moment of one user: what came before (rows, oldest first), what was taken next, or in the time after (int64
+    rows), what was shown and not taken."""
 
     history: np.ndarray
-    target: int
+    targets: np.ndarray
     shown: np.ndarray
-
-
-@dataclass(frozen=True)
-class Shown:
-    """What one user was shown and did not take: item rows, int64 (n,), and how many interactions came before each
-    showing, int64 (n,); a showing at the very time of an interaction belongs to that interaction's moment."""
-
-    rows: np.ndarray
-    after: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -107,7 +101,23 @@ def choose_positions(
         certain = ~np.isin(seen.rows, history)
         for place in places:
             refused = np.unique(seen.rows[certain & (seen.after <= place)])
-            positions.append(Position(history[:place], int(history[place]), refused))
+            positions.append(Position(history[:place], history[place : place + 1], refused))
+    return positions
+
+
+def positions_at_moment(parts: Split, shown: Sequence[Shown] | None, *, keep_seen: bool) -> list[Position]:
+    """One position of every user with a history before the moment of a time split: what the user took after it.
+
+    Where seen items may not come again, only items that are new to the user count. shown: see `choose_positions`.
+    """
+    histories, positions = histories_of(parts.train), []
+    for user, taken in zip(parts.test_users, parts.targets, strict=True):
+        history = histories[user]
+        wanted = taken if keep_seen else taken[~np.isin(taken, history)]
+        seen = np.empty(0, np.int64) if shown is None else shown[user].rows
+        if len(wanted):
+            certain = np.unique(seen[~np.isin(seen, history) & ~np.isin(seen, taken)])
+            positions.append(Position(history, wanted, certain))
     return positions
 
 
@@ -125,7 +135,7 @@ def make_lists(
     max_lists: int | None = None,
     progress: str | None = None,
 ) -> list[RerankList]:
-    """Lists of stage one's candidates at these positions; a position whose target stage one does not find gives none.
+    """Lists of stage one's candidates at these positions; a position no target of which stage one finds gives none.
 
     In serving such a target cannot be reached either, and a target put in by hand would be told by its features.
 
@@ -160,15 +170,15 @@ def make_lists(
         ranked = replace(ranked, scores=recall_fusion.score(ranked.features, context_of(histories)))
         ranked = details.add(ranked, histories)
         for user, position in enumerate(batch):
-            if position.target in ranked.rows[user]:
-                lists.append(list_of(ranked, user, position.history, position.target, trained_vectors))
+            if np.isin(position.targets, ranked.rows[user]).any():
+                lists.append(list_of(ranked, user, position.history, position.targets, trained_vectors))
     return lists
 
 
 def list_of(
-    candidates: Candidates, user: int, history: np.ndarray, target: int, trained_vectors: np.ndarray
+    candidates: Candidates, user: int, history: np.ndarray, targets: np.ndarray, trained_vectors: np.ndarray
 ) -> RerankList:
-    """One user's candidates as a list in which the target alone is wanted."""
+    """One user's candidates as a list in which the targets (item rows) alone are wanted."""
     real = candidates.rows[user] >= 0
     rows = candidates.rows[user][real]
     return RerankList(
@@ -176,7 +186,7 @@ def list_of(
         rows=rows.astype(np.int32),
         features=candidates.features[user][real].astype(np.float16),
         scores=candidates.scores[user][real],
-        labels=(rows == target).astype(np.float32),
+        labels=np.isin(rows, targets).astype(np.float32),
         trained_vectors=trained_vectors,
     )
 
@@ -189,16 +199,16 @@ def _found(
     keep_seen: bool,
     allowed: np.ndarray | None,
 ) -> list[Position]:
-    """The positions whose target a cheap source finds: encoding the others' history texts would be for nothing.
+    """The positions a target of which a cheap source finds: encoding the others' history texts would be for nothing.
 
     Content that reads the history as one text costs more than all others together, and finds little that they do not.
     """
     cheap = [source for source in sources if not (isinstance(source, ContentSource) and not source.decay)]
     queries = _queries(catalogue, [position.history for position in positions], keep_seen)
-    targets = np.array([position.target for position in positions])
     found = np.zeros(len(positions), dtype=bool)
     for source in cheap:
-        found |= (source.scan(queries).top(per_source, allowed=allowed).rows == targets[:, None]).any(axis=1)
+        rows = source.scan(queries).top(per_source, allowed=allowed).rows
+        found |= [np.isin(position.targets, own).any() for position, own in zip(positions, rows, strict=True)]
     return [position for position, hit in zip(positions, found, strict=True) if hit]
 
 

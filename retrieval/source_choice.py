@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import scipy.sparse as sp
 
 from retrieval.catalogue import Catalogue
-from retrieval.fusion import list_ndcg
+from retrieval.logit_steps import list_ndcg
 from retrieval.sources.dense import mean_of, pooled_users
 from retrieval.sources.item_items import (
     content_matrix,
@@ -22,6 +22,7 @@ from retrieval.sources.item_items import (
     history_matrix,
 )
 from retrieval.sources.popular import count_items
+from retrieval.sources.recent import recent_counts
 from retrieval.stage_one import CHOOSING_USERS, SourceSettings, Validation, transitions_of
 
 log = logging.getLogger(__name__)
@@ -30,6 +31,7 @@ DECAYS = (0.5, 0.7, 0.85, 0.95, 1.0)
 CONTENT_WEIGHTS = (0.0, 0.1, 0.3)
 REGULARISATIONS = (20.0, 100.0, 500.0, 2_000.0)
 REPEAT_DECAYS = (0.9, 0.98, 1.0)
+RECENT_SHARES = (0.01, 0.03, 0.1, 0.3)
 CONTENT_DECAYS = (0.5, 0.7, 0.85, 0.95)
 BACKS = (0.3, 1.0)
 TARGET_POWERS = (0.0, 0.25, 0.5)
@@ -67,13 +69,14 @@ def choose_settings(
     histories: Sequence[np.ndarray],
     validation: Validation,
     *,
+    by_time: np.ndarray | None = None,
     finetuned: bool = False,
     seed: int = 0,
 ) -> SourceSettings:
     """Decays, regularisation and content weight with the highest NDCG@10 on validation.
 
     Args:
-        histories: training only.
+        histories: training only. by_time: see `fit_sources`.
         finetuned: the text encoder was trained on histories as one text, and shall read them so.
     """
     n_items = catalogue.n_items
@@ -110,7 +113,22 @@ def choose_settings(
         ease_regularisation=best_ease[1],
         repeat_decay=max(repeat, key=lambda key: repeat[key]),
         content_decay=max(pooled, key=lambda key: pooled[key], default=0.0),
+        recent_share=_choose_recent(by_time, small, n_items),
     )
+
+
+def _choose_recent(by_time: np.ndarray | None, validation: Validation, n_items: int) -> float:
+    if by_time is None:
+        return SourceSettings.recent_share
+    found = {}
+    for share in RECENT_SHARES:
+        counts = recent_counts(by_time, n_items, share=share).astype(np.float32)
+        found[share] = _ndcg(partial(_same_for_all, counts), validation)
+    return max(found, key=lambda share: found[share])
+
+
+def _same_for_all(scores: np.ndarray, histories: list[np.ndarray]) -> np.ndarray:
+    return np.tile(scores, (len(histories), 1))
 
 
 def _choose_transitions(histories: Sequence[np.ndarray], validation: Validation, n_items: int) -> SourceSettings:

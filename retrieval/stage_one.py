@@ -22,6 +22,7 @@ from retrieval.sources import (
     LexicalSource,
     PopularSource,
     Queries,
+    RecentSource,
     RepeatSource,
     Source,
 )
@@ -48,6 +49,7 @@ class SourceSettings:
     neighbours_content: weight of the items' text similarity beside their co-occurrence.
     transitions_*: see `transition_matrix`.
     content_decay: of the history's items in the content source; 0 reads the history as one text.
+    recent_share: see `RecentSource`.
     head_passes: how long the head is trained when it is fitted again on other data.
     """
 
@@ -61,23 +63,33 @@ class SourceSettings:
     transitions_target_power: float = 0.25
     repeat_decay: float = 0.98
     content_decay: float = 0.7
+    recent_share: float = 0.1
     head_passes: float = 8.0
 
 
 @dataclass(frozen=True)
 class Validation:
-    """Histories (oldest first) and the one item row each user took next. keep_seen: seen items may be right."""
+    """Histories (oldest first) and one item row that was taken after each.
+
+    keep_seen: seen items may be right. users: int64 (n,), whose history it is; a user may be there several times, with
+    one target each.
+    """
 
     histories: list[np.ndarray]
     targets: np.ndarray
     keep_seen: bool
+    users: np.ndarray
+
+    def take(self, places: np.ndarray) -> Validation:
+        """Some of them, in this order."""
+        histories = [self.histories[place] for place in places]
+        return Validation(histories, self.targets[places], self.keep_seen, self.users[places])
 
     def slice(self, n: int, seed: int) -> Validation:
-        """n users at random (all, if there are no more)."""
+        """n at random (all, if there are no more)."""
         if len(self.targets) <= n:
             return self
-        chosen = np.sort(np.random.default_rng(seed).choice(len(self.targets), n, replace=False))
-        return Validation([self.histories[user] for user in chosen], self.targets[chosen], self.keep_seen)
+        return self.take(np.sort(np.random.default_rng(seed).choice(len(self.targets), n, replace=False)))
 
 
 def transitions_of(following: sp.csr_matrix, counts: np.ndarray, settings: SourceSettings) -> sp.csr_matrix:
@@ -124,11 +136,16 @@ def fit_sources(
     settings: SourceSettings,
     *,
     keep_seen: bool,
+    by_time: np.ndarray | None = None,
     family: str = "auto",
     seed: int = 0,
     device: str = "auto",
 ) -> tuple[Source, ...]:
-    """All sources, fitted on these histories. `repeat` is among them only where seen items may come again."""
+    """All sources, fitted on these histories.
+
+    `repeat` is among them only where seen items may come again, `recent` only where there is the order in which their
+    items were taken by anybody (`by_time`, int64 rows, oldest first).
+    """
     n_items = catalogue.n_items
     histories = list(histories)
     popular = PopularSource.fit(histories, n_items)
@@ -161,6 +178,8 @@ def fit_sources(
     ]
     if keep_seen:
         sources.append(RepeatSource(n_items, decay=settings.repeat_decay))
+    if by_time is not None:
+        sources.append(RecentSource.fit(by_time, n_items, share=settings.recent_share))
     return tuple(sources)
 
 

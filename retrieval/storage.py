@@ -55,6 +55,7 @@ from retrieval.sources import (
     ItemItemSource,
     LexicalSource,
     PopularSource,
+    RecentSource,
     RepeatSource,
     Source,
 )
@@ -138,8 +139,8 @@ def _source_arrays(sources: Sequence[Source]) -> dict[str, np.ndarray]:
         if isinstance(source, ItemItemSource):
             for part in ("data", "indices", "indptr"):
                 arrays[f"{source.name}.{part}"] = np.ascontiguousarray(getattr(source.matrix, part))
-        elif isinstance(source, PopularSource):
-            arrays["popular.scores"] = source.scores
+        elif isinstance(source, PopularSource | RecentSource):
+            arrays[f"{source.name}.scores"] = source.scores
     return arrays
 
 
@@ -266,6 +267,8 @@ def _load_sources(
             sources.append(LexicalSource(catalogue.texts))
         elif name == PopularSource.name:
             sources.append(PopularSource.of_scores(arrays["popular.scores"]))
+        elif name == RecentSource.name:
+            sources.append(RecentSource(arrays["recent.scores"]))
         elif name == RepeatSource.name:
             sources.append(RepeatSource(n_items, decay=fact["decay"]))
         else:

@@ -20,7 +20,7 @@ from retrieval.data import IdMap, Interactions, Items
 from retrieval.data.columns import ITEM_TEXTS
 from retrieval.encoder.heads import RecallHead
 from retrieval.encoder.train import embed_items
-from retrieval.fit import histories_of
+from retrieval.histories import histories_of
 from retrieval.lending import BORROWING, lend_links, lend_residuals, lenders_of
 from retrieval.move_index import index_like
 from retrieval.recommend import Recommender
@@ -30,6 +30,7 @@ from retrieval.sources import (
     ItemItemSource,
     LexicalSource,
     PopularSource,
+    RecentSource,
     RepeatSource,
     Source,
 )
@@ -177,6 +178,8 @@ class _Moved:
             return PopularSource.of_scores(
                 np.where(place >= 0, source.scores[np.maximum(place, 0)], UNTAKEN).astype(np.float32)
             )
+        if isinstance(source, RecentSource):
+            return RecentSource(np.where(place >= 0, source.scores[np.maximum(place, 0)], 0).astype(np.float32))
         if isinstance(source, RepeatSource):
             return RepeatSource(catalogue.n_items, decay=source.decay)
         raise TypeError(f"replace_catalogue: no way to move source {source.name!r}")

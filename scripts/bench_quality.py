@@ -23,7 +23,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", type=Path, action="append", required=True, help="a data folder; repeatable")
     parser.add_argument("--json", action="store_true", help="print JSON lines, not a table")
-    parser.add_argument("--split", choices=SPLITS, default=SPLITS[0])
+    parser.add_argument("--split", choices=SPLITS, default=SPLITS[0], help="everybody's last item, or the last tenth")
     parser.add_argument(
         "--cold-items", type=float, default=0.0, help="also a run in which this share of the items is new"
     )

@@ -11,7 +11,8 @@ import torch
 from retrieval.config import Config
 from retrieval.data import Interactions, Items
 from retrieval.encoder.text_encoder import TextEncoder
-from retrieval.fit import Fitted, fit, histories_of
+from retrieval.fit import Fitted, fit
+from retrieval.histories import histories_of
 from retrieval.recommend import Recommender
 from retrieval.storage import save_bundle
 from tests import world

@@ -5,6 +5,7 @@ from retrieval.sources.dense import ContentSource, DenseSource
 from retrieval.sources.item_items import ItemItemSource
 from retrieval.sources.lexical import LexicalSource
 from retrieval.sources.popular import PopularSource
+from retrieval.sources.recent import RecentSource
 from retrieval.sources.repeat import RepeatSource
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "LexicalSource",
     "PopularSource",
     "Queries",
+    "RecentSource",
     "RepeatSource",
     "Scan",
     "Source",

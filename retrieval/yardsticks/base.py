@@ -13,7 +13,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from retrieval.config import Config
-from retrieval.fit import hold_out
+from retrieval.data import Interactions
+from retrieval.held_out import held_out_of
+from retrieval.histories import histories_of
 from retrieval.ranks import target_ranks
 from retrieval.sources.base import largest_columns
 from retrieval.stage_one import Validation
@@ -30,14 +32,13 @@ class Task:
     """What a yardstick may see.
 
     histories: per user row everything before the test targets, int64, oldest first.
-    base: the same without the validation targets. validation: the held-out items; validation_users are their user rows.
+    base: the same without the validation targets. validation: the held-out items.
     text_vectors: float32 (n_items, dim), length 1, for yardsticks that read; None where there are none.
     """
 
     histories: list[np.ndarray]
     base: list[np.ndarray]
     validation: Validation
-    validation_users: np.ndarray
     n_items: int
     text_vectors: np.ndarray | None = field(default=None, repr=False)
     seed: int = 0
@@ -70,19 +71,17 @@ class Measurement:
 
 
 def make_task(
-    histories: list[np.ndarray], n_items: int, config: Config, *, text_vectors: np.ndarray | None = None
+    interactions: Interactions, n_items: int, config: Config, *, text_vectors: np.ndarray | None = None
 ) -> Task:
-    """The task of these training histories, with the validation that `fit` holds out under the same configuration.
+    """The task of these training interactions, with the validation that `fit` holds out under the same configuration.
 
     Raises:
-        ValueError: nobody has 2 items.
+        ValueError: nothing can be held out (see `held_out_of`).
     """
-    base, validation = hold_out(
-        histories, max_users=config.lists.validation_users, keep_seen=config.keep_seen, seed=config.seed
+    held = held_out_of(interactions, config)
+    return Task(
+        histories_of(interactions), held.base, held.validation, n_items, text_vectors, config.seed, config.device
     )
-    shorter = [len(before) < len(whole) for before, whole in zip(base, histories, strict=True)]
-    users = np.flatnonzero(shorter).astype(np.int64)
-    return Task(histories, base, validation, users, n_items, text_vectors, config.seed, config.device)
 
 
 def measure_yardstick(
@@ -124,7 +123,7 @@ def validation_ndcg(scorer: Scorer, task: Task) -> float:
     figures = []
     for part in blocks(len(task.validation.targets), task.n_items):
         histories = task.validation.histories[part]
-        scores = scorer(task.validation_users[part], histories)
+        scores = scorer(task.validation.users[part], histories)
         if not task.keep_seen:
             mask_rows(scores, histories)
         figures.append(ndcg_at_10(scores, task.validation.targets[part]))
@@ -133,13 +132,8 @@ def validation_ndcg(scorer: Scorer, task: Task) -> float:
 
 def sample_validation(task: Task, n_users: int) -> Task:
     """The same task with at most n_users of its validation users, at random (seeded)."""
-    n_all = len(task.validation.targets)
-    if n_all <= n_users:
-        return task
-    chosen = np.sort(np.random.default_rng(task.seed).choice(n_all, n_users, replace=False))
-    histories = [task.validation.histories[place] for place in chosen]
-    fewer = replace(task.validation, histories=histories, targets=task.validation.targets[chosen])
-    return replace(task, validation=fewer, validation_users=task.validation_users[chosen])
+    fewer = task.validation.slice(n_users, task.seed)
+    return task if fewer is task.validation else replace(task, validation=fewer)
 
 
 def ndcg_at_10(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:

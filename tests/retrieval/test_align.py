@@ -12,8 +12,8 @@ import torch
 from retrieval.encoder.align import align_head
 from retrieval.encoder.heads import RecallHead
 from retrieval.encoder.train import embed_items, embed_users
-from retrieval.fit import histories_of
 from retrieval.fit_steps import train_recall_head
+from retrieval.histories import histories_of
 from retrieval.sources import DenseSource
 from tests.retrieval.test_heads import CONFIG, N_ITEMS, RING, TEXT_DIM, TEXT_VECTORS
 

@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 
 from retrieval.evaluate import Rankings, evaluate, make_split, rank_stages, stage_name, summarise
-from retrieval.fit import Fitted, histories_of
+from retrieval.fit import Fitted
+from retrieval.histories import histories_of
 from tests.world import RING, interaction_frame, make_interactions, make_items, new_item_id, tiny_config, user_id
 
 STAGES = ("popularity", "neighbours", "ease", "transitions", "lexical", "content", "dense", "recall", "fusion", "final")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from retrieval.explain import explain_item, found_by
-from retrieval.fit import histories_of
+from retrieval.histories import histories_of
 from retrieval.recommend import Recommender
 from tests.world import TOPICS, item_id, new_item_id, user_id, walk_of
 

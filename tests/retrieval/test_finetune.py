@@ -17,7 +17,8 @@ from retrieval.encoder.finetune import FinetuneReport, finetune_encoder
 from retrieval.encoder.finetune_config import FinetuneConfig
 from retrieval.encoder.finetune_pairs import history_text_of, make_pairs, sample_positions
 from retrieval.encoder.text_encoder import TextEncoder
-from retrieval.fit import histories_of, hold_out
+from retrieval.held_out import hold_out
+from retrieval.histories import histories_of
 from retrieval.text import TextConfig
 
 QUICK = FinetuneConfig(

@@ -9,12 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from retrieval import fit_fusions, fit_reranker, fit_steps, source_choice, stage_one
+from retrieval import fit_fusions, fit_lists, fit_reranker, source_choice, stage_one
 from retrieval.data import Impressions, Interactions, leave_last_out
 from retrieval.encoder.text_encoder import TextEncoder
-from retrieval.evaluate import evaluate
-from retrieval.fit import fit, histories_of, hold_out, shown_of, split_validation
-from retrieval.sources import PopularSource
+from retrieval.evaluate import evaluate, make_split
+from retrieval.fit import fit
+from retrieval.held_out import hold_out, split_validation
+from retrieval.histories import histories_of, shown_of
+from retrieval.sources import PopularSource, recent
 from retrieval.stage_one import Validation
 from tests.world import interaction_frame, item_frame, item_id, make_interactions, make_items, tiny_config, user_id
 
@@ -72,6 +74,8 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
         watch(module, "cosine_matrix", lambda histories, *_, **__: seen.add("neighbours", *histories))
         watch(module, "ease_matrix", lambda histories, *_, **__: seen.add("ease", *histories))
         watch(module, "followers", lambda histories, *_, **__: seen.add("transitions", *histories))
+    for module in (recent, source_choice):
+        watch(module, "recent_counts", lambda by_time, *_, **__: seen.add("recent", by_time))
     watch(fit_reranker, "train_reranker", lists)
     watch(fit_reranker, "train_next_item", history_model)
     watch(fit_fusions, "fit_fusion", fusion)
@@ -104,13 +108,13 @@ def spied() -> Spied:
     return Spied(pd.concat([items, last], ignore_index=True), pd.concat([interactions, taken], ignore_index=True))
 
 
-def test_no_evaluated_target_reaches_anything_that_is_trained(spied, seen, encoder):
+@pytest.mark.parametrize("split", ["leave-last-out", "time"])  # the last items of all come after one moment
+def test_no_evaluated_target_reaches_anything_that_is_trained(split, spied, seen, encoder):
     items = make_items(spied.items)
     interactions = make_interactions(items, spied.interactions)
-    split = leave_last_out(interactions)
-    targets = {int(row) for rows in split.targets for row in rows}
+    targets = {int(row) for rows in make_split(interactions, split).targets for row in rows}
     assert len(targets) == interactions.n_users
-    _, fitted = evaluate(items, interactions, tiny_config(), dataset="spied", encoder=encoder)
+    _, fitted = evaluate(items, interactions, tiny_config(), dataset="spied", split=split, encoder=encoder)
     for part in seen.rows:
         # As a candidate nobody took, an item of the catalogue may turn up anywhere; it is not told as a target.
         if not part.endswith("candidates"):
@@ -122,7 +126,8 @@ def test_no_evaluated_target_reaches_anything_that_is_trained(spied, seen, encod
     np.testing.assert_allclose(popular.scores[sorted(targets)], 0, atol=1e-5)
 
 
-def test_validation_targets_reach_no_training_before_the_refit(spied, seen, encoder):
+@pytest.mark.parametrize("validation", ["last", "time"])
+def test_validation_targets_reach_no_training_before_the_refit(validation, spied, seen, encoder):
     items = make_items(spied.items)
     interactions = make_interactions(items, spied.interactions)
     last = {int(history[-1]) for history in histories_of(interactions)}
@@ -133,7 +138,8 @@ def test_validation_targets_reach_no_training_before_the_refit(spied, seen, enco
             before.append({part: seen.of(part) for part in seen.rows})
 
     deep = {"per_source": len(items), "rerank": len(items)}  # nobody took these targets before: they are ranked low
-    fit(items, interactions, tiny_config(depths=deep), encoder=encoder, say=say)
+    config = tiny_config(depths=deep, lists={"validation": validation})
+    fit(items, interactions, config, encoder=encoder, say=say)
     (told,) = before
     learned = (
         "head",
@@ -145,7 +151,7 @@ def test_validation_targets_reach_no_training_before_the_refit(spied, seen, enco
         "lists: taken",
         "history model",
     )
-    for part in learned:
+    for part in (*learned, *(["recent"] if validation == "time" else [])):
         assert not told[part] & last, part
     assert told["fusion"] <= last  # what validation is for
     assert told["head validation"] & last
@@ -181,7 +187,7 @@ def test_impressions_after_the_target_reach_no_list(seen, encoder):
 
 def test_the_sources_behind_a_fold_never_saw_its_users(interactions, items, encoder, seen, fitted, config):
     """Each fold's head, neighbours and EASE are fitted on the other users only."""
-    fit_steps.cross_fitted_lists(histories_of(interactions), None, fitted.model, fitted.settings, config)
+    fit_lists.cross_fitted_lists(histories_of(interactions), None, fitted.model, fitted.settings, config)
     n_users = interactions.n_users
     for part in ("head", "ease", "transitions", "popular"):
         folds = [seen.rows[part][start : start + n_users] for start in range(0, len(seen.rows[part]), n_users)]
@@ -213,7 +219,7 @@ def test_nothing_to_hold_out_is_refused():
 
 @pytest.mark.parametrize("n", [1, 2, 3, 10])
 def test_validation_is_split_into_disjoint_parts(n):
-    validation = Validation([np.array([user]) for user in range(n)], np.arange(n), False)
+    validation = Validation([np.array([user]) for user in range(n)], np.arange(n), False, np.arange(n))
     first, second = split_validation(validation, share=0.25, seed=0)
     assert sorted([*first.targets, *second.targets]) == list(range(n))
     assert len(second.targets) >= 1

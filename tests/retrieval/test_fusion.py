@@ -10,7 +10,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from retrieval import fusion as fusion_module
-from retrieval.fusion import Fusion, FusionLists, fit_fusion, list_ndcg
+from retrieval.fusion import Fusion, FusionLists, fit_fusion
+from retrieval.logit_steps import list_ndcg
 from retrieval.ranks import target_ranks
 from retrieval.storage import _fusion, _fusion_dict
 
@@ -118,16 +119,16 @@ def test_a_single_feature_instead_of_a_fusion_is_said_in_one_line(caplog):
 def test_a_feature_replaces_the_fusion_only_if_it_is_ahead_by_more_than_chance(
     monkeypatch, caplog, lists, ahead, behind, replaced
 ):
-    def held_out(given, holds, fold):
+    def held_out(steps, penalties):
         """The good feature's own scores, but as many of its best lists are spoilt and of its worst ones put right."""
-        scores = given.features[:, :, 0].copy()
+        scores = steps.lists.features[:, :, 0].copy()
         good = list_ndcg(scores, lists.rows, lists.target)
         scores[np.flatnonzero(good == 1)[:ahead]] = 0
         wrong = np.flatnonzero(good == 0)[:behind]
         scores[wrong, lists.target[wrong]] = 100
-        return {1.0: scores}
+        return scores
 
-    monkeypatch.setattr(fusion_module, "_held_out", held_out)
+    monkeypatch.setattr(fusion_module.Steps, "held_out", held_out)
     fitted = fit_fusion(lists, NAMES)
     assert (np.count_nonzero(fitted.weights) == 1) == bool(caplog.records) == replaced
 

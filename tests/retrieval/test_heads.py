@@ -223,7 +223,8 @@ def test_a_softmax_over_a_sample_of_everything_is_the_softmax_over_everything(he
     padded = pad_histories(RING, 6)
     with torch.inference_mode():
         taken = torch.arange(N_ITEMS)
-        arguments = head, torch.from_numpy(TEXT_VECTORS), taken, padded, np.random.default_rng(0), 0.1
+        places = padded[:, :-1], padded[:, 1:]
+        arguments = head, torch.from_numpy(TEXT_VECTORS), taken, *places, np.random.default_rng(0), 0.1
         full = steps._loss(*arguments)
         monkeypatch.setattr(steps, "FULL_SOFTMAX_ITEMS", 0)
         monkeypatch.setattr(steps, "_SAMPLED_ITEMS", N_ITEMS)

@@ -9,7 +9,8 @@ import scipy.sparse as sp
 from retrieval.catalogue import Catalogue, make_catalogue
 from retrieval.details import details_of
 from retrieval.fusion import Fusion
-from retrieval.rerank_lists import LazyLists, Position, RerankList, Shown, choose_positions, make_lists
+from retrieval.histories import Shown
+from retrieval.rerank_lists import LazyLists, Position, RerankList, choose_positions, make_lists
 from retrieval.sources import ItemItemSource, PopularSource, Source
 from retrieval.text import TextConfig
 from tests.world import RING
@@ -52,7 +53,11 @@ def lists_of(catalogue, sources, fusion, positions, **options) -> list[RerankLis
 def test_positions_are_moments_with_a_past_and_a_next_item():
     history = rows(5, 6, 7, 8)
     positions = choose_positions([history], np.array([0]), per_user=10, rng=np.random.default_rng(0))
-    assert [(p.history.tolist(), p.target) for p in positions] == [([5], 6), ([5, 6], 7), ([5, 6, 7], 8)]
+    assert [(p.history.tolist(), p.targets.tolist()) for p in positions] == [
+        ([5], [6]),
+        ([5, 6], [7]),
+        ([5, 6, 7], [8]),
+    ]
 
 
 def test_no_more_positions_than_asked_are_taken_of_a_user_and_none_twice():
@@ -68,7 +73,7 @@ def test_positions_of_other_users_are_not_taken():
     positions = choose_positions(
         [np.arange(5), 10 + np.arange(5)], np.array([1]), per_user=9, rng=np.random.default_rng(0)
     )
-    assert all(position.target >= 10 for position in positions)
+    assert all(position.targets.min() >= 10 for position in positions)
 
 
 def test_what_was_shown_by_then_and_never_taken_joins_a_position():
@@ -81,7 +86,7 @@ def test_what_was_shown_by_then_and_never_taken_joins_a_position():
 
 
 def test_a_list_holds_the_candidates_in_their_order_with_the_target_marked(catalogue, sources, fusion):
-    (found,) = lists_of(catalogue, sources, fusion, [Position(rows(0, 1), 2, rows())])
+    (found,) = lists_of(catalogue, sources, fusion, [Position(rows(0, 1), rows(2), rows())])
     # After 0 and 1: item 2 scores 1 + 0.5 * 0.5, item 3 scores 0.5; 1 is seen; 40 is popular.
     assert found.rows.tolist()[:3] == [2, 3, 40]
     assert found.labels.tolist()[:3] == [1, 0, 0]
@@ -92,17 +97,17 @@ def test_a_list_holds_the_candidates_in_their_order_with_the_target_marked(catal
 
 
 def test_a_target_that_stage_one_does_not_find_gives_no_list(catalogue, sources, fusion):
-    assert lists_of(catalogue, sources, fusion, [Position(rows(0), 30, rows())]) == []
+    assert lists_of(catalogue, sources, fusion, [Position(rows(0), rows(30), rows())]) == []
 
 
 def test_a_target_below_the_depth_gives_no_list(catalogue, sources, fusion):
-    position = Position(rows(0), 2, rows())
+    position = Position(rows(0), rows(2), rows())
     assert len(lists_of(catalogue, sources, fusion, [position], depth=2)) == 1
     assert lists_of(catalogue, sources, fusion, [position], depth=1) == []
 
 
 def test_seen_items_are_in_no_list_unless_they_are_kept(catalogue, sources, fusion):
-    position = Position(rows(1, 0), 2, rows())
+    position = Position(rows(1, 0), rows(2), rows())
     (masked,) = lists_of(catalogue, sources, fusion, [position])
     assert not np.isin(masked.rows, [0, 1]).any()
     (kept,) = lists_of(catalogue, sources, fusion, [position], keep_seen=True)
@@ -110,19 +115,20 @@ def test_seen_items_are_in_no_list_unless_they_are_kept(catalogue, sources, fusi
 
 
 def test_what_was_shown_is_in_the_list_however_low_it_ranks(catalogue, sources, fusion):
-    (found,) = lists_of(catalogue, sources, fusion, [Position(rows(0), 1, rows(33, 34))], depth=3)
+    (found,) = lists_of(catalogue, sources, fusion, [Position(rows(0), rows(1), rows(33, 34))], depth=3)
     assert {33, 34} < set(found.rows.tolist())
     assert found.labels[found.rows == 1].tolist() == [1]
 
 
 def test_no_more_lists_are_made_than_needed(catalogue, sources, fusion):
-    positions = [Position(rows(0), 1, rows())] * 300
+    positions = [Position(rows(0), rows(1), rows())] * 300
     assert len(lists_of(catalogue, sources, fusion, positions, max_lists=5)) <= 128
     assert lists_of(catalogue, sources, fusion, []) == []
 
 
 def test_a_list_becomes_titles_and_vectors_when_it_is_read(catalogue, sources, fusion):
-    made = lists_of(catalogue, sources, fusion, [Position(rows(0, 1), 2, rows()), Position(rows(4), 5, rows())])
+    positions = [Position(rows(0, 1), rows(2), rows()), Position(rows(4), rows(5), rows())]
+    made = lists_of(catalogue, sources, fusion, positions)
     lazy = LazyLists(catalogue, made, history_items=10)
     first, second = lazy
     assert len(lazy) == 2
@@ -144,7 +150,7 @@ def test_a_list_becomes_titles_and_vectors_when_it_is_read(catalogue, sources, f
 def test_features_of_a_list_are_those_of_serving(catalogue, sources, fusion):
     from retrieval.candidates import gather_candidates
 
-    (found,) = lists_of(catalogue, sources, fusion, [Position(rows(0, 1), 2, rows())])
+    (found,) = lists_of(catalogue, sources, fusion, [Position(rows(0, 1), rows(2), rows())])
     pool = gather_candidates(sources, catalogue.queries([rows(0, 1)]), per_source=3)
     place = {int(row): n for n, row in enumerate(pool.rows[0])}
     expected = pool.features[0, [place[int(row)] for row in found.rows]]
@@ -158,5 +164,5 @@ def test_features_of_a_list_are_those_of_serving(catalogue, sources, fusion):
 
 
 def test_what_was_shown_has_its_own_score_not_the_one_that_keeps_it_in_the_list(catalogue, sources, fusion):
-    (found,) = lists_of(catalogue, sources, fusion, [Position(rows(0), 1, rows(33, 34))], depth=3)
+    (found,) = lists_of(catalogue, sources, fusion, [Position(rows(0), rows(1), rows(33, 34))], depth=3)
     assert np.abs(found.scores).max() < 20

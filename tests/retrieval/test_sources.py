@@ -12,7 +12,7 @@ from retrieval import stage_one
 from retrieval.catalogue import Catalogue, make_catalogue
 from retrieval.encoder.heads import HeadConfig, RecallHead
 from retrieval.encoder.train import embed_items, embed_users
-from retrieval.fit import histories_of
+from retrieval.histories import histories_of
 from retrieval.sources import (
     ContentSource,
     DenseSource,

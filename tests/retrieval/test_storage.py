@@ -87,7 +87,8 @@ def test_a_bundle_without_a_reranker_comes_back_without_one(fitted, unpublished,
 
 
 def test_where_seen_items_are_kept_they_still_are(fitted, interactions, items, encoder, tmp_path):
-    from retrieval.fit import fit, histories_of
+    from retrieval.fit import fit
+    from retrieval.histories import histories_of
     from tests.world import tiny_config
 
     config = tiny_config(keep_seen=True, use_reranker=False, head_training={"max_passes": 1})

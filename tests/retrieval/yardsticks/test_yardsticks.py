@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from retrieval.data import IdMap, Interactions
 from retrieval.evaluate import Trial, make_trial
-from retrieval.fit import histories_of, hold_out
+from retrieval.held_out import hold_out
+from retrieval.histories import histories_of
 from retrieval.metrics import per_user_metrics
 from retrieval.yardsticks import NAMES, Task, fitter, make_task, measure_yardstick
 from retrieval.yardsticks import sasrec as sasrec_module
@@ -28,7 +30,7 @@ def trial(interactions) -> Trial:
 @pytest.fixture(scope="module")
 def task(trial, items, encoder) -> Task:
     vectors = encoder.encode([str(title) for title in items.frame["title"]])
-    return make_task(histories_of(trial.train), len(items), tiny_config(), text_vectors=vectors)
+    return make_task(trial.train, len(items), tiny_config(), text_vectors=vectors)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -52,15 +54,23 @@ def test_validation_is_what_a_fit_holds_out(trial, task):
         histories_of(trial.train), max_users=tiny_config().lists.validation_users, keep_seen=False, seed=0
     )
     assert np.array_equal(task.validation.targets, validation.targets)
-    for user, history, row in zip(task.validation_users, validation.histories, range(len(base)), strict=False):
+    for user, history, row in zip(task.validation.users, validation.histories, range(len(base)), strict=False):
         assert np.array_equal(task.base[user], history)
         assert np.array_equal(task.histories[user], [*history, validation.targets[row]])
+
+
+def interactions_of(histories: list[np.ndarray], n_items: int) -> Interactions:
+    """A table of these histories; users and items are called by their rows."""
+    users, items = (IdMap.of([f"{row}" for row in range(n)]) for n in (len(histories), n_items))
+    user_rows = np.repeat(np.arange(len(histories)), [len(history) for history in histories])
+    times = np.concatenate([np.arange(len(history)) for history in histories]).astype(np.float64)
+    return Interactions.of(users, items, user_rows, np.concatenate(histories), times)
 
 
 def test_a_user_of_one_item_is_ranked_like_any_other():
     """Three of four users took 0 then 1; the fourth took only 0."""
     histories = [np.array([0, 1, 2])] * 6 + [np.array([0])]
-    task = make_task(histories, 4, tiny_config())
+    task = make_task(interactions_of(histories, 4), 4, tiny_config())
     found = measure_yardstick(fitter("neighbours_only"), task, np.array([6]), [histories[6]], [histories[6]])
     assert set(found.rows[0, :2]) == {1, 2}
     assert (found.rows[0, 2:] == -1).all()
@@ -68,7 +78,7 @@ def test_a_user_of_one_item_is_ranked_like_any_other():
 
 def test_seen_items_come_again_where_they_may():
     histories = [np.array([0, 1, 0, 1, 0])] * 8
-    task = make_task(histories, 3, tiny_config(keep_seen=True))
+    task = make_task(interactions_of(histories, 3), 3, tiny_config(keep_seen=True))
     assert task.keep_seen
     found = measure_yardstick(fitter("sasrec"), task, np.array([0]), [histories[0]], [np.empty(0, dtype=np.int64)])
     assert set(found.rows[0, :2]) == {0, 1}
@@ -97,8 +107,8 @@ def test_validation_figure_by_hand(task):
 
 def test_a_sample_of_validation_keeps_users_and_targets_together(task):
     fewer = sample_validation(task, 10)
-    assert len(fewer.validation.targets) == len(fewer.validation_users) == 10
-    for user, target in zip(fewer.validation_users, fewer.validation.targets, strict=True):
+    assert len(fewer.validation.targets) == len(fewer.validation.users) == 10
+    for user, target in zip(fewer.validation.users, fewer.validation.targets, strict=True):
         assert task.histories[user][-1] == target
     assert sample_validation(task, 10_000) is task
 

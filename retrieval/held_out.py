@@ -1,0 +1,101 @@
+"""What a fit holds out from itself to choose by: everybody's newest item, or what was taken after a moment.
+
+Which is right depends on what the recommender is for. The newest item is mostly taken minutes after the one before it,
+and asks what goes with that; a list that is made once and shown for weeks must know what people come back for.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from retrieval.config import Config
+from retrieval.data import Interactions, time_split
+from retrieval.histories import histories_of, items_by_time
+from retrieval.stage_one import Validation
+
+_TARGETS_PER_USER = 5
+"""Of what a user took after the moment, so many items at random are validation targets."""
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Training histories without what is held out, and that.
+
+    base: int64 rows per user, oldest first. by_time: the items of base in the order they were taken (see
+    `items_by_time`), and earlier: the table of base, where the moment is what parts them; None where it is not.
+    """
+
+    base: list[np.ndarray]
+    validation: Validation
+    by_time: np.ndarray | None = None
+    earlier: Interactions | None = field(default=None, repr=False)
+
+
+def held_out_of(interactions: Interactions, config: Config) -> HeldOut:
+    """What `lists.validation` says is held out.
+
+    Raises:
+        ValueError: see `hold_out` and `hold_out_later`.
+    """
+    options = {"max_users": config.lists.validation_users, "keep_seen": config.keep_seen, "seed": config.seed}
+    if config.lists.by_time:
+        return hold_out_later(interactions, **options)
+    return HeldOut(*hold_out(histories_of(interactions), **options))
+
+
+def hold_out(
+    histories: list[np.ndarray], *, max_users: int, keep_seen: bool, seed: int
+) -> tuple[list[np.ndarray], Validation]:
+    """The newest item of at most max_users users (with 2 or more items) as targets; the others keep theirs.
+
+    Raises:
+        ValueError: nobody has 2 items.
+    """
+    eligible = np.array([user for user, history in enumerate(histories) if len(history) >= 2], dtype=np.int64)
+    if not len(eligible):
+        raise ValueError("fit: no user has 2 or more interactions, so nothing can be held out; give more interactions")
+    if len(eligible) > max_users:
+        eligible = np.sort(np.random.default_rng(seed).choice(eligible, max_users, replace=False))
+    base = list(histories)
+    for user in eligible:
+        base[user] = histories[user][:-1]
+    targets = np.array([histories[user][-1] for user in eligible], dtype=np.int64)
+    return base, Validation([base[user] for user in eligible], targets, keep_seen, eligible)
+
+
+def hold_out_later(interactions: Interactions, *, max_users: int, keep_seen: bool, seed: int) -> HeldOut:
+    """The newest tenth of all interactions: what users with a history take after one moment.
+
+    A user has up to _TARGETS_PER_USER targets at random, each a row of its own of the validation, which has max_users
+    rows at the most. Where seen items may not come again, only items that are new to the user are targets.
+
+    Raises:
+        ValueError: nobody has a history before the moment and takes something after it, or the times are no clock (see
+            `retrieval.data.time_split`).
+    """
+    parts, rng = time_split(interactions), np.random.default_rng(seed)
+    base = histories_of(parts.train)
+    users, targets = [], []
+    for user, taken in zip(parts.test_users, parts.targets, strict=True):
+        wanted = taken if keep_seen else taken[~np.isin(taken, base[user])]
+        wanted = rng.permutation(wanted)[:_TARGETS_PER_USER]
+        users += [int(user)] * len(wanted)
+        targets += wanted.tolist()
+    if not users:
+        raise ValueError(
+            "fit: no user has interactions both before and after the moment that lists.validation=time holds out by; "
+            "give more interactions, or hold out everybody's newest item (lists.validation=last)"
+        )
+    rows = np.array(users, dtype=np.int64)
+    validation = Validation([base[user] for user in users], np.array(targets, dtype=np.int64), keep_seen, rows)
+    return HeldOut(base, validation.slice(max_users, seed), items_by_time(parts.train), parts.train)
+
+
+def split_validation(validation: Validation, *, share: float, seed: int) -> tuple[Validation, Validation]:
+    """Two parts without a user in common: the first stops the reranker's training, the second fits the final fusion."""
+    users = np.random.default_rng(seed).permutation(np.unique(validation.users))
+    cut = min(max(1, round(share * len(users))), len(users) - 1) if len(users) > 1 else 0
+    first = np.isin(validation.users, users[:cut])
+    return validation.take(np.flatnonzero(first)), validation.take(np.flatnonzero(~first))

@@ -1,0 +1,44 @@
+"""Interactions as the models read them: item rows per user, oldest first; what was shown; everybody's in one order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from retrieval.data import Interactions
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What one user was shown and did not take: item rows, int64 (n,), and how many interactions came before each
+    showing, int64 (n,); a showing at the very time of an interaction belongs to that interaction's moment."""
+
+    rows: np.ndarray
+    after: np.ndarray
+
+
+def histories_of(interactions: Interactions) -> list[np.ndarray]:
+    """Item rows per user row, int64, oldest first."""
+    rows, offsets = interactions.item_rows.astype(np.int64), interactions.offsets
+    return [rows[offsets[user] : offsets[user + 1]] for user in range(interactions.n_users)]
+
+
+def items_by_time(interactions: Interactions) -> np.ndarray:
+    """The item row of every interaction of anybody, oldest first: int64 (n_interactions,)."""
+    return interactions.item_rows[np.argsort(interactions.times, kind="stable")].astype(np.int64)
+
+
+def shown_of(interactions: Interactions) -> list[Shown] | None:
+    """Per user row what was shown and not taken, and when; None when the data has no impressions."""
+    negatives = interactions.negatives
+    if not len(negatives):
+        return None
+    starts = np.searchsorted(negatives.user_rows, np.arange(interactions.n_users + 1))
+    rows, offsets = negatives.item_rows.astype(np.int64), interactions.offsets
+    result = []
+    for user in range(interactions.n_users):
+        own = slice(starts[user], starts[user + 1])
+        taken_at = interactions.times[offsets[user] : offsets[user + 1]]
+        result.append(Shown(rows[own], np.searchsorted(taken_at, negatives.times[own], side="left")))
+    return result

@@ -1,0 +1,233 @@
+"""Holding out by the clock: what is held out, what stands behind the lists, and the source that knows the season."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from retrieval import fit_lists
+from retrieval.candidates import feature_names, gather_candidates
+from retrieval.data import IdMap, Impressions, Interactions, time_split
+from retrieval.encoder.steps import later_items, pad_histories
+from retrieval.evaluate import validated_as
+from retrieval.fit import fit
+from retrieval.fusion import FusionLists
+from retrieval.held_out import held_out_of, hold_out_later, split_validation
+from retrieval.histories import histories_of, items_by_time, shown_of
+from retrieval.recommend import Recommender
+from retrieval.rerank_lists import positions_at_moment
+from retrieval.sources import PopularSource, Queries, RecentSource
+from retrieval.sources.recent import recent_counts
+from retrieval.stage_one import Validation
+from retrieval.storage import load_bundle, save_bundle
+from retrieval.update import replace_catalogue
+from tests.world import make_items, tiny_config
+
+MOMENT = 100.0
+
+
+def table(*taken: tuple[int, int, float], n_items: int = 40, negatives: Impressions | None = None) -> Interactions:
+    """A table of (user, item, time); every user from 0 to the highest is known."""
+    users, items, times = (np.array(column) for column in zip(*taken, strict=True))
+    ids = IdMap.of([f"u{row}" for row in range(int(users.max()) + 1)]), IdMap.of([f"i{row}" for row in range(n_items)])
+    return Interactions.of(*ids, users, items, times.astype(np.float64), negatives=negatives)
+
+
+def early(n: int) -> list[tuple[int, int, float]]:
+    """n interactions of user 0 before the moment, of items 0, 1, ..."""
+    return [(0, item, float(item)) for item in range(n)]
+
+
+def test_what_is_taken_after_the_moment_is_held_out():
+    """36 of 40 lie before it: user 0 comes back for four items, one of them seen; user 1 comes only then."""
+    late = [(0, 38, MOMENT), (0, 39, 101.0), (0, 3, 102.0), (1, 5, 103.0)]
+    held = hold_out_later(table(*early(36), *late), max_users=9, keep_seen=False, seed=0)
+    assert [history.tolist() for history in held.base] == [list(range(36)), []]
+    assert sorted(held.validation.targets.tolist()) == [38, 39]
+    assert held.validation.users.tolist() == [0, 0]
+    assert all(history.tolist() == list(range(36)) for history in held.validation.histories)
+    assert held.by_time is not None
+    assert held.by_time.tolist() == list(range(36))
+    again = hold_out_later(table(*early(36), *late), max_users=9, keep_seen=True, seed=0)
+    assert sorted(again.validation.targets.tolist()) == [3, 38, 39]
+
+
+def test_a_user_has_five_targets_at_the_most_and_users_are_cut_at_random():
+    taken = [*early(36), *((user, 36, 50.0 + user) for user in range(1, 19)), *((0, 37 - i, MOMENT) for i in range(2))]
+    many = [(1, item, MOMENT) for item in range(10)]
+    held = hold_out_later(table(*taken, *many[:6], n_items=60), max_users=99, keep_seen=False, seed=0)
+    counts = np.bincount(held.validation.users)
+    assert counts[1] == 5
+    assert counts.sum() == len(held.validation.targets) == len(held.validation.histories)
+    assert set(held.validation.targets[held.validation.users == 1]) < set(range(6))
+    assert len(hold_out_later(table(*taken, *many[:6]), max_users=3, keep_seen=False, seed=0).validation.targets) == 3
+
+
+def test_nobody_who_comes_back_is_refused():
+    with pytest.raises(ValueError, match=r"no user has interactions both before and after .*lists.validation=last"):
+        hold_out_later(
+            table(*early(36), *((1, item, MOMENT) for item in range(4))), max_users=9, keep_seen=True, seed=0
+        )
+
+
+def test_the_configuration_says_what_is_held_out(interactions):
+    last = held_out_of(interactions, tiny_config())
+    assert last.by_time is None
+    assert last.earlier is None
+    assert len(last.validation.targets) == interactions.n_users
+    by_time = held_out_of(interactions, tiny_config(lists={"validation": "time"}))
+    assert by_time.earlier is not None
+    assert len(by_time.earlier) == sum(len(history) for history in by_time.base) == len(time_split(interactions).train)
+
+
+@pytest.mark.parametrize(
+    ("configured", "split", "expected"),
+    [
+        ("auto", "time", "time"),
+        ("auto", "leave-last-out", "last"),
+        ("last", "time", "last"),
+        ("time", "leave-last-out", "time"),
+    ],
+)
+def test_a_fit_that_is_measured_chooses_by_what_it_is_asked(configured, split, expected):
+    assert validated_as(tiny_config(lists={"validation": configured}), split).lists.validation == expected
+
+
+def test_all_rows_of_a_user_are_in_one_part_and_one_fold():
+    users = np.repeat(np.arange(30), 5)
+    validation = Validation([np.array([user]) for user in users], np.arange(150), False, users)
+    first, second = split_validation(validation, share=0.25, seed=0)
+    assert not set(first.users) & set(second.users)
+    assert len(first.targets) == 5 * round(0.25 * 30)
+    assert sorted([*first.targets, *second.targets]) == list(range(150))
+    empty = np.zeros((150, 1, 1), np.float32), np.zeros((150, 1), np.int64), np.zeros(150, np.int64)
+    fold = FusionLists(*empty, np.zeros(150, np.float32), users).folds(4, 0)
+    assert all(len(set(fold[users == user])) == 1 for user in range(30))
+    assert sorted(np.bincount(fold)) == [35, 35, 40, 40]
+
+
+def test_a_later_item_is_any_of_those_after_it():
+    histories = [np.arange(10, 16), np.arange(20, 23)]
+    padded = pad_histories(histories, 6)
+    seen: dict[int, set[int]] = {}
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        targets = later_items(padded, rng)
+        assert targets.shape == (2, 5)
+        for item, target in zip(padded[:, :-1].ravel().tolist(), targets.ravel().tolist(), strict=True):
+            if item >= 0:
+                seen.setdefault(item, set()).add(target)
+    assert seen == {item: set(range(item + 1, 16 if item < 16 else 23)) for item in [*range(10, 15), 20, 21]}
+    assert torch.equal(later_items(padded, np.random.default_rng(3)), later_items(padded, np.random.default_rng(3)))
+
+
+def test_a_share_of_all_interactions_halves_what_one_counts():
+    """Ten interactions, a share of three tenths: the newest counts 1, the one three places before it a half."""
+    source = RecentSource.fit(np.array([2, 2, 2, 2, 2, 2, 1, 2, 2, 0]), 4, share=0.3)
+    assert np.expm1(source.scores[[0, 1, 3]]) == pytest.approx([1.0, 0.5, 0.0])
+    found = source.scan(Queries((np.array([0]),), (np.array([2]),), ("",))).top(2)
+    assert found.rows.tolist() == [[0, 1]]
+
+
+def test_how_popular_a_new_item_is_of_late_nobody_knows():
+    sources = PopularSource(np.array([5, 3, 1, 0])), RecentSource(np.array([2, 1, 0.5, 0], dtype=np.float32))
+    found = gather_candidates(sources, Queries((np.array([0]),), (np.array([], dtype=np.int64),), ("",)), per_source=4)
+    features = dict(zip(feature_names(sources), found.features[0].T, strict=True))
+    for name in ("popular_score", "popular_rank", "recent_score", "recent_rank"):
+        assert features[name][3] == pytest.approx(features[name][:3].mean(), abs=1e-6)
+
+
+def test_a_position_at_a_moment_asks_for_all_that_follows():
+    shown = Impressions.of(np.array([0, 0, 0, 0]), np.array([3, 38, 20, 30]), np.array([5.0, 6.0, 7.0, 103.0]))
+    late = [(0, 38, MOMENT), (0, 39, 101.0), (0, 3, 102.0), (1, 5, 103.0)]
+    parts = time_split(table(*early(36)[:15], *early(36)[15:], *late, negatives=shown))
+    (position,) = positions_at_moment(parts, shown_of(parts.train), keep_seen=False)
+    assert position.history.tolist() == list(range(36))
+    assert position.targets.tolist() == [38, 39]
+    assert position.shown.tolist() == []  # 3, 20 and 38 were taken, 30 was shown later
+    (again,) = positions_at_moment(parts, None, keep_seen=True)
+    assert again.targets.tolist() == [3, 38, 39]
+
+
+@pytest.fixture(scope="module")
+def by_time(items, interactions, encoder) -> Recommender:
+    config = tiny_config(lists={"validation": "time", "max_lists": 48})
+    fitted = fit(items, interactions, config, encoder=encoder)
+    assert fitted.model.reranker is not None
+    assert fitted.record["n_validation_users"] == len(time_split(interactions).test_users)
+    return Recommender(fitted.model, interactions.users, histories_of(interactions), config, fitted.settings)
+
+
+def test_the_sources_behind_a_moment_never_saw_what_follows(interactions, by_time, monkeypatch):
+    whole, asked = histories_of(interactions), []
+
+    def watched(catalogue, histories, *arguments, by_time, **options):
+        asked.append((histories, by_time))
+        return real_sources(catalogue, histories, *arguments, by_time=by_time, **options)
+
+    def lists(catalogue, sources, fusion, positions, **options):
+        histories, by_time = asked[-1]
+        assert sum(len(history) for history in histories) == len(by_time)
+        known = {tuple(history.tolist()) for history in histories}
+        assert positions
+        for position in positions:
+            assert tuple(position.history.tolist()) in known
+            assert not set(position.targets.tolist()) & set(position.history.tolist())
+        return real_lists(catalogue, sources, fusion, positions, **options)
+
+    real_sources, real_lists = fit_lists.sources_on, fit_lists.make_lists
+    monkeypatch.setattr(fit_lists, "sources_on", watched)
+    monkeypatch.setattr(fit_lists, "make_lists", lists)
+    config = tiny_config(lists={"validation": "time", "new_items": 0.0})
+    made = fit_lists.rolling_lists(interactions, by_time.model, by_time.settings, config)
+    assert made
+    assert len(asked) == config.lists.folds
+    sizes = [len(by_time) for _, by_time in asked]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] <= 0.9 * len(interactions)
+    for histories, by_time in asked:
+        moment = np.sort(interactions.times)[len(by_time)]
+        assert by_time.tolist() == items_by_time(interactions)[: len(by_time)].tolist()
+        for user, history in enumerate(histories):
+            own = slice(interactions.offsets[user], interactions.offsets[user + 1])
+            assert len(history) == (interactions.times[own] < moment).sum()
+            assert history.tolist() == whole[user][: len(history)].tolist()
+
+
+def recent_of(recommender: Recommender) -> RecentSource:
+    return next(source for source in recommender.model.sources if isinstance(source, RecentSource))
+
+
+def test_a_fit_by_time_knows_what_is_taken_of_late(by_time, interactions, fitted):
+    share = by_time.settings.recent_share
+    expected = recent_counts(items_by_time(interactions), by_time.model.catalogue.n_items, share=share)
+    np.testing.assert_allclose(recent_of(by_time).scores, np.log1p(expected), rtol=1e-5)
+    assert not any(isinstance(source, RecentSource) for source in fitted.model.sources)
+    found = by_time.recommend(by_time.users.ids[0], k=20, explain=True)
+    assert any("popular items of late" in reason for item in found for reason in item.reasons)
+
+
+def test_a_bundle_keeps_what_is_taken_of_late(by_time, tmp_path):
+    save_bundle(tmp_path, by_time)
+    loaded = load_bundle(tmp_path, device="cpu")
+    np.testing.assert_array_equal(recent_of(loaded).scores, recent_of(by_time).scores)
+    users = by_time.users.ids[:5]
+    for user in users:
+        assert [item.item_id for item in loaded.recommend(user)] == [item.item_id for item in by_time.recommend(user)]
+
+
+def test_a_new_catalogue_keeps_what_is_taken_of_late(by_time):
+    frame = by_time.model.catalogue.items.frame.iloc[::-1].reset_index(drop=True)
+    frame.loc[len(frame)] = {**frame.iloc[0].to_dict(), "item_id": "brand-new", "title": "brand new"}
+    changed = replace_catalogue(by_time, make_items(frame))
+    scores = recent_of(by_time).scores
+    np.testing.assert_array_equal(recent_of(changed).scores, [*scores[::-1], 0.0])
+
+
+def test_positions_are_no_clock():
+    histories = [(user, item, float(item)) for user in range(9) for item in range(4)]
+    with pytest.raises(ValueError, match="times that all users share"):
+        hold_out_later(replace(table(*histories), time_kind="positions"), max_users=9, keep_seen=False, seed=0)
