@@ -21,7 +21,7 @@ from retrieval.encoder.finetune import wants_finetuning
 from retrieval.encoder.text_encoder import TextEncoder
 from retrieval.encoder.train import TrainedHead
 from retrieval.fit_fusions import fit_final_fusion, fit_plain_fusion, fit_recall_fusion, recall_worlds
-from retrieval.fit_lists import cross_fitted_lists, rolling_lists
+from retrieval.fit_lists import Moment, cross_fitted_lists, earlier_moments, rolling_lists
 from retrieval.fit_reranker import stopping_lists, train_history_model, train_on_lists
 from retrieval.fit_steps import (
     catalogue_of,
@@ -37,9 +37,11 @@ from retrieval.new_items import World, could_be_right
 from retrieval.source_choice import choose_settings
 from retrieval.sources import Source
 from retrieval.stage_one import SourceSettings
-from retrieval.two_stage import TwoStage
+from retrieval.two_stage import TwoStage, trained_vectors_of
 
 log = logging.getLogger(__name__)
+
+_ENOUGH_EARLIER = 50  # lists of earlier moments; fewer may not hold what was taken at all
 
 
 @dataclass
@@ -96,10 +98,9 @@ def fit(
     )
     with clock.step("embed", f"embed {len(items):,} items"):
         catalogue = catalogue_of(items, encoder, config, progress=progress)
-    draft, worlds, settings, head = _fit_recall(catalogue, held, config, settings, clock, progress)
-    plain, full = _fit_second_stage(
-        draft, held, worlds, shown_of(interactions), settings, config, clock, progress, checkpoints
-    )
+    found = _fit_recall(catalogue, held, config, settings, clock, progress)
+    draft, settings, head = found.model, found.settings, found.head
+    plain, full = _fit_second_stage(found, held, shown_of(interactions), config, clock, progress, checkpoints)
     with clock.step("refit", "fit head and sources again on all interactions"):
         sources = _sources_again(draft, interactions, settings, config, progress=progress)
     model, without = replace(full, sources=sources), replace(plain, sources=sources)
@@ -116,6 +117,21 @@ def fit(
     return Fitted(model, without, settings, clock.seconds, record)
 
 
+@dataclass(frozen=True)
+class _Recall:
+    """Stage one, fitted: a two-stage model without a second stage.
+
+    worlds: for whatever is fitted on validation later: the real one first, then those with new items.
+    moments: earlier ones, where validation is by time.
+    """
+
+    model: TwoStage
+    worlds: list[World]
+    moments: list[Moment]
+    settings: SourceSettings
+    head: TrainedHead
+
+
 def _fit_recall(
     catalogue: Catalogue,
     held: HeldOut,
@@ -123,11 +139,8 @@ def _fit_recall(
     settings: SourceSettings | None,
     clock: Clock,
     progress: bool,
-) -> tuple[TwoStage, list[World], SourceSettings, TrainedHead]:
-    """Settings, head, sources and the fusion that orders their union: a two-stage model without a second stage.
-
-    The worlds are for whatever is fitted on validation later: the real one first, then those with new items.
-    """
+) -> _Recall:
+    """Settings, head, sources and the fusion that orders their union."""
     base, validation = held.base, held.validation
     with clock.step("choose", "choose neighbour and EASE settings on validation"):
         finetuned = wants_finetuning(config.encoder.finetune, device=config.device)
@@ -143,37 +156,44 @@ def _fit_recall(
         allowed = could_be_right([*base, validation.targets], catalogue.n_items, new_items=config.lists.new_items)
         real = World(sources, validation, allowed)
         worlds = [real, *world_with_new_items(catalogue, held, real, head.head, settings, config)]
+        moments: list[Moment] = []
+        if held.earlier is not None:
+            space = trained_vectors_of(sources)
+            moments = earlier_moments(catalogue, held.earlier, settings, config, space=space, progress=progress)
     with clock.step("fusion", "fit the recall fusion on validation"):
-        fusion = fit_recall_fusion(catalogue, worlds, config)
+        fusion = fit_recall_fusion(catalogue, [*worlds, *(moment.world for moment in moments)], config)
     # There is no second stage yet: the recall fusion stands in for the final one.
-    return TwoStage(catalogue, sources, config.depths, fusion, None, fusion), worlds, settings, head
+    model = TwoStage(catalogue, sources, config.depths, fusion, None, fusion)
+    return _Recall(model, worlds, moments, settings, head)
 
 
 def _fit_second_stage(
-    draft: TwoStage,
+    recall: _Recall,
     held: HeldOut,
-    worlds: list[World],
     shown: list[Shown] | None,
-    settings: SourceSettings,
     config: Config,
     clock: Clock,
     progress: bool,
     checkpoints: Path | None,
 ) -> tuple[TwoStage, TwoStage]:
     """The best model without GPT-2; and with it, which learns to correct recall's score from cross-fitted lists."""
-    real, *others = worlds
+    draft, (real, *others) = recall.model, recall.worlds
     stop, rest = split_validation(real.validation, share=config.lists.stop_share, seed=config.seed)
     worlds = [replace(real, validation=rest), *others]
     with clock.step("fusion", "fit the fusion without GPT-2 on validation"):
+        # Both fusions begin with what earlier moments teach; GPT-2 learns from these, so its score is no guide there.
+        before, base = [moment.world for moment in recall.moments], None
+        if sum(len(world.validation.targets) for world in before) >= _ENOUGH_EARLIER:
+            base = fit_plain_fusion(draft, recall_worlds(draft, before), before, config)
         found = recall_worlds(draft, worlds)
-        plain = replace(draft, final_fusion=fit_plain_fusion(draft, found, worlds, config))
+        plain = replace(draft, final_fusion=fit_plain_fusion(draft, found, worlds, config, base=base))
     if not config.use_reranker:
         return plain, plain
     with clock.step("lists", "make the reranker's training lists"):
-        if held.earlier is None:
-            lists = cross_fitted_lists(held.base, shown, draft, settings, config, progress=progress)
+        if recall.moments:
+            lists = rolling_lists(recall.moments, draft, config, progress=progress)
         else:
-            lists = rolling_lists(held.earlier, draft, settings, config, progress=progress)
+            lists = cross_fitted_lists(held.base, shown, draft, recall.settings, config, progress=progress)
     with clock.step("train_reranker", f"train the reranker on {len(lists):,} lists"):
         stopping = replace(real, validation=stop)
         told = stopping_lists(draft, stopping, config)
@@ -187,7 +207,7 @@ def _fit_second_stage(
             clock.say(f"beside the cross-encoder: {reranker.add_history(history, told)}")
     with clock.step("fusion", "fit the final fusion on validation"):
         draft = replace(draft, reranker=reranker)
-        return plain, replace(draft, final_fusion=fit_final_fusion(draft, found, worlds, config))
+        return plain, replace(draft, final_fusion=fit_final_fusion(draft, found, worlds, config, base=base))
 
 
 def refit(fitted: Fitted, interactions: Interactions, config: Config, *, progress: bool = False) -> TwoStage:

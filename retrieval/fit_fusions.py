@@ -63,21 +63,25 @@ def recall_worlds(model: TwoStage, worlds: Sequence[World]) -> list[Recalled]:
     return found
 
 
-def fit_plain_fusion(model: TwoStage, found: list[Recalled], worlds: Sequence[World], config: Config) -> Fusion:
-    """The fusion of recall features and details: the best order without GPT-2."""
+def fit_plain_fusion(
+    model: TwoStage, found: list[Recalled], worlds: Sequence[World], config: Config, *, base: Fusion | None = None
+) -> Fusion:
+    """The fusion of recall features and details: the best order without GPT-2; base: see `fit_fusion`."""
     parts = [(one.candidates.features, one.candidates.rows) for one in found]
     names, n_recall = final_feature_names(model, reranked=False), len(feature_names(model.sources))
-    return _fitted(parts, worlds, names, config, n_first=n_recall)
+    return _fitted(parts, worlds, names, config, n_first=n_recall, base=base)
 
 
-def fit_final_fusion(model: TwoStage, found: list[Recalled], worlds: Sequence[World], config: Config) -> Fusion:
-    """The fusion of everything, with the logit of the model's reranker."""
+def fit_final_fusion(
+    model: TwoStage, found: list[Recalled], worlds: Sequence[World], config: Config, *, base: Fusion | None = None
+) -> Fusion:
+    """The fusion of everything, with the logit of the model's reranker; base: see `fit_fusion`."""
     parts = []
     for one in found:
         logits = replace(one.model, reranker=model.reranker).rerank(one.queries, one.candidates)
         parts.append((final_features(one.candidates, logits), one.candidates.rows))
     names, n_recall = final_feature_names(model, reranked=True), len(feature_names(model.sources))
-    return _fitted(parts, worlds, names, config, n_first=n_recall)
+    return _fitted(parts, worlds, names, config, n_first=n_recall, base=base)
 
 
 def _fitted(
@@ -87,11 +91,13 @@ def _fitted(
     config: Config,
     *,
     n_first: int = 0,
+    base: Fusion | None = None,
 ) -> Fusion:
     """The fusion of these lists; the head start of new items is chosen in the worlds that were made to have some."""
     lists = _lists(parts, worlds)
-    fusion = fit_fusion(lists, names, n_first=n_first, seed=config.seed)
-    return give_head_start(fusion, lists.after(len(worlds[0].validation.targets)))
+    fusion = fit_fusion(lists, names, n_first=n_first, base=base, seed=config.seed)
+    has_new = np.repeat([world.has_new for world in worlds], [len(world.validation.targets) for world in worlds])
+    return give_head_start(fusion, lists.only(has_new))
 
 
 def _lists(parts: list[tuple[np.ndarray, np.ndarray]], worlds: Sequence[World]) -> FusionLists:

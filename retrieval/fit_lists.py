@@ -7,17 +7,20 @@ sources saw everybody until then, and the lists ask for what users took between 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from retrieval.catalogue import Catalogue
 from retrieval.config import Config
 from retrieval.data import Interactions, time_split
 from retrieval.fit_steps import sources_on, train_recall_head
+from retrieval.held_out import validation_after
 from retrieval.histories import Shown, histories_of, items_by_time, shown_of
-from retrieval.new_items import choose_new, could_be_right, forget, positions_among
+from retrieval.new_items import World, choose_new, could_be_right, forget, positions_among
 from retrieval.rerank_lists import Position, RerankList, choose_positions, make_lists, positions_at_moment
+from retrieval.sources import Source
 from retrieval.stage_one import SourceSettings
 from retrieval.two_stage import TwoStage, trained_vectors_of
 
@@ -25,15 +28,13 @@ _EMPTY = np.empty(0, dtype=np.int64)
 
 
 @dataclass(frozen=True)
-class _Part:
-    """Lists that share their sources: what these may learn from (see `sources_on`), and the moments they are asked at.
+class Moment:
+    """An earlier moment: sources that saw everybody until then, and what users took between it and the next moment.
 
-    new: bool (n_items,), the items that are new to them.
+    world: the same for the fusions, some targets as validation. positions: for the lists.
     """
 
-    histories: list[np.ndarray]
-    by_time: np.ndarray | None
-    new: np.ndarray
+    world: World
     positions: list[Position]
 
 
@@ -51,90 +52,119 @@ def cross_fitted_lists(
     Args:
         draft: whose recall fusion orders the lists, and in the space of whose item vectors they are written.
     """
-    rng = np.random.default_rng(config.seed)
-    allowed = could_be_right(histories, draft.catalogue.n_items, new_items=config.lists.new_items)
-    parts = _folds(histories, shown, draft.catalogue.n_items, config, rng)
-    return _lists(parts, allowed, draft, settings, config, rng, progress=progress)
+    catalogue, rng = draft.catalogue, np.random.default_rng(config.seed)
+    fold = rng.permutation(len(histories)) % config.lists.folds
+    allowed = could_be_right(histories, catalogue.n_items, new_items=config.lists.new_items)
+    made: list[RerankList] = []
+    for number in range(config.lists.folds):
+        # What a fold's sources have not seen: its users, and some items that are new to them.
+        new = choose_new(catalogue.n_items, config.lists.new_items, config.seed + 1 + number)
+        others = [history if fold[user] != number else _EMPTY for user, history in enumerate(histories)]
+        label = f"fold {number + 1}/{config.lists.folds}" if progress else None
+        sources = _sources(catalogue, forget(others, new), settings, config, draft.trained_vectors, label)
+        users = np.flatnonzero(fold == number)
+        positions = choose_positions(histories, users, per_user=config.lists.per_user, shown=shown, rng=rng)
+        made += _lists(sources, positions_among(positions, new), allowed, draft, config, rng, label)
+    rng.shuffle(made)  # pyright: ignore[reportArgumentType]
+    return made
+
+
+def earlier_moments(
+    catalogue: Catalogue,
+    interactions: Interactions,
+    settings: SourceSettings,
+    config: Config,
+    *,
+    space: np.ndarray,
+    progress: bool = False,
+) -> list[Moment]:
+    """At most `config.lists.folds` of them, newest first, each with nine tenths of what the one after it had.
+
+    No item is made new to their sources: enough of them are, to what saw nothing later.
+
+    Args:
+        interactions: without what is held out. space: see `train_recall_head`.
+    """
+    n_moments, found = config.lists.folds, []
+    allowed = could_be_right(histories_of(interactions), catalogue.n_items, new_items=config.lists.new_items)
+    for number in range(n_moments):
+        parts = time_split(interactions)
+        interactions = parts.train
+        asked = validation_after(
+            parts,
+            max_users=-(-config.lists.validation_users // n_moments),
+            keep_seen=config.keep_seen,
+            seed=config.seed + number,
+        )
+        positions = positions_at_moment(parts, shown_of(interactions), keep_seen=config.keep_seen)
+        if not positions:
+            break
+        label = f"moment {number + 1}/{n_moments}" if progress else None
+        histories, by_time = histories_of(interactions), items_by_time(interactions)
+        sources = _sources(catalogue, histories, settings, config, space, label, by_time=by_time)
+        found.append(Moment(World(sources, asked, allowed), positions))
+    return found
 
 
 def rolling_lists(
-    interactions: Interactions, draft: TwoStage, settings: SourceSettings, config: Config, *, progress: bool = False
+    moments: Sequence[Moment], draft: TwoStage, config: Config, *, progress: bool = False
 ) -> list[RerankList]:
-    """Lists at some moments of everybody, `config.lists.folds` at the most; draft: see `cross_fitted_lists`."""
-    rng, n_items = np.random.default_rng(config.seed), draft.catalogue.n_items
-    allowed = could_be_right(histories_of(interactions), n_items, new_items=config.lists.new_items)
-    parts = _moments(interactions, n_items, config)
-    return _lists(parts, allowed, draft, settings, config, rng, progress=progress)
+    """Lists at earlier moments; draft: see `cross_fitted_lists`."""
+    rng = np.random.default_rng(config.seed)
+    made: list[RerankList] = []
+    for number, moment in enumerate(moments):
+        label = f"moment {number + 1}/{len(moments)}" if progress else None
+        world = moment.world
+        made += _lists(world.sources, moment.positions, world.allowed, draft, config, rng, label)
+    rng.shuffle(made)  # pyright: ignore[reportArgumentType]
+    return made
 
 
-def _folds(
-    histories: list[np.ndarray], shown: list[Shown] | None, n_items: int, config: Config, rng: np.random.Generator
-) -> Iterator[_Part]:
-    fold = rng.permutation(len(histories)) % config.lists.folds
-    for number in range(config.lists.folds):
-        new = _new_to(number, n_items, config)
-        others = [history if fold[user] != number else _EMPTY for user, history in enumerate(histories)]
-        users = np.flatnonzero(fold == number)
-        positions = choose_positions(histories, users, per_user=config.lists.per_user, shown=shown, rng=rng)
-        yield _Part(forget(others, new), None, new, positions)
-
-
-def _moments(interactions: Interactions, n_items: int, config: Config) -> Iterator[_Part]:
-    """From the newest moment back, each with nine tenths of what the one after it had."""
-    for number in range(config.lists.folds):
-        parts = time_split(interactions)
-        interactions = parts.train
-        new, by_time = _new_to(number, n_items, config), items_by_time(interactions)
-        positions = positions_at_moment(parts, shown_of(interactions), keep_seen=config.keep_seen)
-        if not positions:
-            return
-        yield _Part(forget(histories_of(interactions), new), by_time[~new[by_time]], new, positions)
-
-
-def _new_to(number: int, n_items: int, config: Config) -> np.ndarray:
-    """Some items that a part's sources have not seen either: bool (n_items,)."""
-    return choose_new(n_items, config.lists.new_items, config.seed + 1 + number)
+def _sources(
+    catalogue: Catalogue,
+    histories: list[np.ndarray],
+    settings: SourceSettings,
+    config: Config,
+    space: np.ndarray,
+    label: str | None,
+    *,
+    by_time: np.ndarray | None = None,
+) -> tuple[Source, ...]:
+    """The sources behind some lists, with a recall head of their own."""
+    head = train_recall_head(
+        catalogue,
+        histories,
+        config,
+        passes=settings.head_passes,
+        space=space,
+        progress=label and f"{label} head",
+    )
+    return sources_on(catalogue, histories, head.head, settings, config, by_time=by_time)
 
 
 def _lists(
-    parts: Iterator[_Part],
+    sources: tuple[Source, ...],
+    positions: list[Position],
     allowed: np.ndarray,
     draft: TwoStage,
-    settings: SourceSettings,
     config: Config,
     rng: np.random.Generator,
-    *,
-    progress: bool,
+    label: str | None,
 ) -> list[RerankList]:
-    """The lists of all parts, shuffled."""
-    catalogue, n_parts = draft.catalogue, config.lists.folds
-    made: list[RerankList] = []
-    for number, part in enumerate(parts):
-        label = f"fold {number + 1}/{n_parts}" if progress else None
-        head = train_recall_head(
-            catalogue,
-            part.histories,
-            config,
-            passes=settings.head_passes,
-            space=draft.trained_vectors,
-            progress=label and f"{label} head",
-        )
-        sources = sources_on(catalogue, part.histories, head.head, settings, config, by_time=part.by_time)
-        positions, limit = positions_among(part.positions, part.new), 3 * config.lists.max_lists // n_parts
-        if len(positions) > limit:
-            positions = [positions[i] for i in np.sort(rng.choice(len(positions), limit, replace=False))]
-        made += make_lists(
-            catalogue,
-            sources,
-            draft.recall_fusion,
-            positions,
-            trained_vectors=trained_vectors_of(sources),
-            allowed=allowed,
-            per_source=config.depths.per_source,
-            depth=config.depths.rerank,
-            keep_seen=config.keep_seen,
-            max_lists=-(-config.lists.max_lists // n_parts),
-            progress=label and f"{label} lists",
-        )
-    rng.shuffle(made)  # pyright: ignore[reportArgumentType]
-    return made
+    """The lists of one fold, or of one moment: of so many positions that enough of them give one."""
+    limit = 3 * config.lists.max_lists // config.lists.folds
+    if len(positions) > limit:
+        positions = [positions[i] for i in np.sort(rng.choice(len(positions), limit, replace=False))]
+    return make_lists(
+        draft.catalogue,
+        sources,
+        draft.recall_fusion,
+        positions,
+        trained_vectors=trained_vectors_of(sources),
+        allowed=allowed,
+        per_source=config.depths.per_source,
+        depth=config.depths.rerank,
+        keep_seen=config.keep_seen,
+        max_lists=-(-config.lists.max_lists // config.lists.folds),
+        progress=label and f"{label} lists",
+    )

@@ -146,7 +146,7 @@ def world_with_new_items(
         return []
     by_time = None if held.by_time is None else held.by_time[~new[held.by_time]]
     sources = sources_on(catalogue, forget(held.base, new), head, settings, config, by_time=by_time)
-    return [World(sources, left, real.allowed)]
+    return [World(sources, left, real.allowed, has_new=True)]
 
 
 def finetuned(

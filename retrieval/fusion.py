@@ -36,10 +36,10 @@ class FusionLists:
     context: np.ndarray
     users: np.ndarray | None = None
 
-    def after(self, n: int) -> FusionLists:
-        """All lists but the first n."""
-        users = None if self.users is None else self.users[n:]
-        return FusionLists(self.features[n:], self.rows[n:], self.target[n:], self.context[n:], users)
+    def only(self, chosen: np.ndarray) -> FusionLists:
+        """Some of the lists, bool (n_lists,)."""
+        users = None if self.users is None else self.users[chosen]
+        return FusionLists(self.features[chosen], self.rows[chosen], self.target[chosen], self.context[chosen], users)
 
     def folds(self, n: int, seed: int) -> np.ndarray:
         """The fold of every list at random: int64 (n_lists,), from 0 to n - 1."""
@@ -108,11 +108,14 @@ def _calibrate(scores: np.ndarray, rows: np.ndarray, target: np.ndarray) -> tupl
     return (slope, offset) if slope > 0 else (1.0, offset)
 
 
-def fit_fusion(lists: FusionLists, names: Sequence[str], *, n_first: int = 0, seed: int = 0) -> Fusion:
+def fit_fusion(
+    lists: FusionLists, names: Sequence[str], *, n_first: int = 0, base: Fusion | None = None, seed: int = 0
+) -> Fusion:
     """Fit on validation lists; penalties and the choice against single features come from held-out folds.
 
     Args:
         n_first: the first so many features are fitted alone before; 0 fits all at once.
+        base: a fusion of the first features, fitted on more lists, instead of fitting these alone.
 
     Raises:
         ValueError: fewer than 2 lists hold their target, so that nothing can be learned.
@@ -125,21 +128,23 @@ def fit_fusion(lists: FusionLists, names: Sequence[str], *, n_first: int = 0, se
             "give more validation users or a larger candidate depth"
         )
     mean, deviation = float(lists.context.mean()), float(max(lists.context.std(), 1e-6))
+    if base is not None:
+        mean, deviation = base.context_mean, base.context_deviation
     everyone = Lists(lists.features, (lists.context - mean) / deviation, lists.rows, is_target.argmax(axis=1))
-    steps = Steps(everyone, holds, lists.target, lists.folds(_FOLDS, seed), _FOLDS)
+    given = np.empty(0) if base is None else base.weights
+    steps = Steps(everyone, holds, lists.target, lists.folds(_FOLDS, seed), _FOLDS, given)
     penalties = steps.penalties(n_first)
-    apart = steps.held_out(penalties)
-    held_out = float(list_ndcg(apart, lists.rows, lists.target).mean())
+    held_out = list_ndcg(steps.held_out(penalties), lists.rows, lists.target)
     by_feature = {
         name: list_ndcg(lists.features[:, :, column], lists.rows, lists.target) for column, name in enumerate(names)
     }
     alone = {name: float(found.mean()) for name, found in by_feature.items()}
     best = max(alone, key=lambda name: alone[name])
-    weights = fit_steps(everyone.only(holds), penalties)
+    weights = fit_steps(everyone.only(holds), penalties, given)
     scores = score_lists(lists.features, everyone.context, weights)
     # Likelihood is not NDCG: with few lists even the fit on all of them can order them worse than one feature does. On
     # held-out folds the best of many features is ahead by chance, so there a standard error is asked for.
-    gain = by_feature[best] - list_ndcg(apart, lists.rows, lists.target)
+    gain = by_feature[best] - held_out
     fitted = float(list_ndcg(scores, lists.rows, lists.target).mean())
     if alone[best] > fitted or gain.mean() > gain.std() / np.sqrt(len(gain)):
         log.warning(
@@ -151,12 +156,9 @@ def fit_fusion(lists: FusionLists, names: Sequence[str], *, n_first: int = 0, se
         )
         weights = np.zeros(2 * len(names))
         weights[list(names).index(best)] = 1.0
-        scores = score_lists(lists.features, everyone.context, weights)
+        scores, fitted = score_lists(lists.features, everyone.context, weights), alone[best]
     figures = {
-        "fused": {
-            "held_out": held_out,
-            "fitted": float(list_ndcg(scores, lists.rows, lists.target).mean()),
-        },
+        "fused": {"held_out": float(held_out.mean()), "fitted": fitted},
         "alone": alone,
         "without": _without(everyone, weights, names, lists.target),
     }

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from retrieval.config import Config
-from retrieval.data import Interactions, time_split
+from retrieval.data import Interactions, Split, time_split
 from retrieval.histories import histories_of, items_by_time
 from retrieval.stage_one import Validation
 
@@ -75,22 +75,28 @@ def hold_out_later(interactions: Interactions, *, max_users: int, keep_seen: boo
         ValueError: nobody has a history before the moment and takes something after it, or the times are no clock (see
             `retrieval.data.time_split`).
     """
-    parts, rng = time_split(interactions), np.random.default_rng(seed)
-    base = histories_of(parts.train)
-    users, targets = [], []
-    for user, taken in zip(parts.test_users, parts.targets, strict=True):
-        wanted = taken if keep_seen else taken[~np.isin(taken, base[user])]
-        wanted = rng.permutation(wanted)[:_TARGETS_PER_USER]
-        users += [int(user)] * len(wanted)
-        targets += wanted.tolist()
-    if not users:
+    parts = time_split(interactions)
+    validation = validation_after(parts, max_users=max_users, keep_seen=keep_seen, seed=seed)
+    if not len(validation.targets):
         raise ValueError(
             "fit: no user has interactions both before and after the moment that lists.validation=time holds out by; "
             "give more interactions, or hold out everybody's newest item (lists.validation=last)"
         )
+    return HeldOut(histories_of(parts.train), validation, items_by_time(parts.train), parts.train)
+
+
+def validation_after(parts: Split, *, max_users: int, keep_seen: bool, seed: int) -> Validation:
+    """What the users of a time split take after its moment; see `hold_out_later`."""
+    histories, rng = histories_of(parts.train), np.random.default_rng(seed)
+    users, targets = [], []
+    for user, taken in zip(parts.test_users, parts.targets, strict=True):
+        wanted = taken if keep_seen else taken[~np.isin(taken, histories[user])]
+        wanted = rng.permutation(wanted)[:_TARGETS_PER_USER]
+        users += [int(user)] * len(wanted)
+        targets += wanted.tolist()
     rows = np.array(users, dtype=np.int64)
-    validation = Validation([base[user] for user in users], np.array(targets, dtype=np.int64), keep_seen, rows)
-    return HeldOut(base, validation.slice(max_users, seed), items_by_time(parts.train), parts.train)
+    asked = Validation([histories[user] for user in users], np.array(targets, dtype=np.int64), keep_seen, rows)
+    return asked.slice(max_users, seed)
 
 
 def split_validation(validation: Validation, *, share: float, seed: int) -> tuple[Validation, Validation]:

@@ -28,11 +28,13 @@ class World:
     """Sources and the validation users they are tried on.
 
     allowed: bool (n_items,), the items that may be candidates (see `could_be_right`).
+    has_new: whether some items were made new to the sources.
     """
 
     sources: tuple[Source, ...]
     validation: Validation
     allowed: np.ndarray
+    has_new: bool = False
 
 
 def choose_new(n_items: int, share: float, seed: int) -> np.ndarray:

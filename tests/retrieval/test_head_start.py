@@ -56,9 +56,9 @@ def test_a_wide_error_is_no_reason_to_lose_more_than_a_hundredth():
 def test_without_anything_to_choose_by_nothing_changes(change):
     lists, fusion = lists_of(0.8), FUSION
     if change == "no list":
-        lists = lists.after(len(lists.target))
+        lists = lists.only(np.zeros(len(lists.target), dtype=bool))
     elif change == "few lists":
-        lists = lists.after(len(lists.target) - FEWEST_LISTS + 1)
+        lists = lists.only(np.arange(len(lists.target)) > len(lists.target) - FEWEST_LISTS)
     elif change == "no new item":
         lists.features[:, :, 1] = 0
     elif change == "new item never right":
@@ -70,6 +70,6 @@ def test_without_anything_to_choose_by_nothing_changes(change):
 
 def test_the_first_lists_can_be_left_out():
     lists = lists_of(0.8)
-    rest = lists.after(250)
+    rest = lists.only(np.arange(len(lists.target)) >= 250)
     assert len(rest.target) == 150
     np.testing.assert_array_equal(rest.features, lists.features[250:])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -168,33 +169,37 @@ def test_the_sources_behind_a_moment_never_saw_what_follows(interactions, by_tim
         asked.append((histories, by_time))
         return real_sources(catalogue, histories, *arguments, by_time=by_time, **options)
 
-    def lists(catalogue, sources, fusion, positions, **options):
-        histories, by_time = asked[-1]
-        assert sum(len(history) for history in histories) == len(by_time)
-        known = {tuple(history.tolist()) for history in histories}
-        assert positions
-        for position in positions:
-            assert tuple(position.history.tolist()) in known
-            assert not set(position.targets.tolist()) & set(position.history.tolist())
-        return real_lists(catalogue, sources, fusion, positions, **options)
-
-    real_sources, real_lists = fit_lists.sources_on, fit_lists.make_lists
+    real_sources = fit_lists.sources_on
     monkeypatch.setattr(fit_lists, "sources_on", watched)
-    monkeypatch.setattr(fit_lists, "make_lists", lists)
-    config = tiny_config(lists={"validation": "time", "new_items": 0.0})
-    made = fit_lists.rolling_lists(interactions, by_time.model, by_time.settings, config)
-    assert made
-    assert len(asked) == config.lists.folds
-    sizes = [len(by_time) for _, by_time in asked]
-    assert sizes == sorted(sizes, reverse=True)
-    assert sizes[0] <= 0.9 * len(interactions)
-    for histories, by_time in asked:
-        moment = np.sort(interactions.times)[len(by_time)]
-        assert by_time.tolist() == items_by_time(interactions)[: len(by_time)].tolist()
+    config, model = tiny_config(lists={"validation": "time"}), by_time.model
+    moments = fit_lists.earlier_moments(
+        model.catalogue, interactions, by_time.settings, config, space=model.trained_vectors
+    )
+    assert len(moments) == len(asked) == config.lists.folds
+    ends = [len(interactions), *(len(order) for _, order in asked)]
+    assert all(after < before for before, after in pairwise(ends))
+    assert ends[1] <= 0.9 * len(interactions)
+    clock = np.append(np.sort(interactions.times), np.inf)
+    for number, (histories, order) in enumerate(asked):
+        start, end = clock[ends[number + 1]], clock[ends[number]]
+        assert order.tolist() == items_by_time(interactions)[: len(order)].tolist()
         for user, history in enumerate(histories):
             own = slice(interactions.offsets[user], interactions.offsets[user + 1])
-            assert len(history) == (interactions.times[own] < moment).sum()
-            assert history.tolist() == whole[user][: len(history)].tolist()
+            assert history.tolist() == whole[user][: (interactions.times[own] < start).sum()].tolist()
+        follows = {}
+        for user, history in enumerate(histories):
+            own = slice(interactions.offsets[user], interactions.offsets[user + 1])
+            between = (interactions.times[own] >= start) & (interactions.times[own] < end)
+            follows.setdefault(tuple(history.tolist()), set()).update(whole[user][between].tolist())
+        validation = moments[number].world.validation
+        asked_for = [(p.history, p.targets) for p in moments[number].positions]
+        asked_for += [(h, t[None]) for h, t in zip(validation.histories, validation.targets, strict=True)]
+        assert len(asked_for) > len(validation.targets) > 0
+        for history, targets in asked_for:
+            assert set(targets.tolist()) <= follows[tuple(history.tolist())]
+    lists = fit_lists.rolling_lists(moments, model, config)
+    assert lists
+    assert all(item.labels.sum() > 0 for item in lists)
 
 
 def recent_of(recommender: Recommender) -> RecentSource:
