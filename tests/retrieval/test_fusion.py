@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -248,3 +249,18 @@ def test_too_few_lists_with_their_target_are_refused():
     lists.target[1:] = 999
     with pytest.raises(ValueError, match="expected 2 or more lists that hold their target, got 1 of 5"):
         fit_fusion(lists, ("a_score",))
+
+
+def test_a_fusion_begins_with_what_more_lists_have_told_of_its_first_features():
+    """Twelve lists cannot weigh three features; 800 others have weighed the first two of them."""
+    true = np.array([2.0, 0.7, 0.0])
+    apart = make_lists(true, n_lists=800, seed=7)
+    ahead, alone = [], []
+    for seed in range(5):
+        many, few = make_lists(true, n_lists=800, seed=20 + seed), make_lists(true, n_lists=12, seed=40 + seed)
+        base = fit_fusion(replace(many, features=many.features[:, :, :2]), NAMES[:2])
+        begun = fit_fusion(few, NAMES, base=base)
+        assert (begun.context_mean, begun.context_deviation) == (base.context_mean, base.context_deviation)
+        ahead.append(ndcg(begun, apart))
+        alone.append(ndcg(fit_fusion(few, NAMES), apart))
+    assert np.mean(ahead) > np.mean(alone)
