@@ -41,8 +41,6 @@ from retrieval.two_stage import TwoStage, trained_vectors_of
 
 log = logging.getLogger(__name__)
 
-_ENOUGH_EARLIER = 50  # lists of earlier moments; fewer may not hold what was taken at all
-
 
 @dataclass
 class Fitted:
@@ -181,12 +179,9 @@ def _fit_second_stage(
     stop, rest = split_validation(real.validation, share=config.lists.stop_share, seed=config.seed)
     worlds = [replace(real, validation=rest), *others]
     with clock.step("fusion", "fit the fusion without GPT-2 on validation"):
-        # Both fusions begin with what earlier moments teach; GPT-2 learns from these, so its score is no guide there.
-        before, base = [moment.world for moment in recall.moments], None
-        if sum(len(world.validation.targets) for world in before) >= _ENOUGH_EARLIER:
-            base = fit_plain_fusion(draft, recall_worlds(draft, before), before, config)
-        found = recall_worlds(draft, worlds)
-        plain = replace(draft, final_fusion=fit_plain_fusion(draft, found, worlds, config, base=base))
+        found, earlier = recall_worlds(draft, worlds), [moment.world for moment in recall.moments]
+        both = [*found, *recall_worlds(draft, earlier)]
+        plain = replace(draft, final_fusion=fit_plain_fusion(draft, both, [*worlds, *earlier], config))
     if not config.use_reranker:
         return plain, plain
     with clock.step("lists", "make the reranker's training lists"):
@@ -207,6 +202,8 @@ def _fit_second_stage(
             clock.say(f"beside the cross-encoder: {reranker.add_history(history, told)}")
     with clock.step("fusion", "fit the final fusion on validation"):
         draft = replace(draft, reranker=reranker)
+        # GPT-2 learned from the earlier moments, so what it counts is fitted elsewhere, beside the fusion without it.
+        base = plain.final_fusion if earlier else None
         return plain, replace(draft, final_fusion=fit_final_fusion(draft, found, worlds, config, base=base))
 
 

@@ -63,25 +63,23 @@ def recall_worlds(model: TwoStage, worlds: Sequence[World]) -> list[Recalled]:
     return found
 
 
-def fit_plain_fusion(
-    model: TwoStage, found: list[Recalled], worlds: Sequence[World], config: Config, *, base: Fusion | None = None
-) -> Fusion:
-    """The fusion of recall features and details: the best order without GPT-2; base: see `fit_fusion`."""
+def fit_plain_fusion(model: TwoStage, found: list[Recalled], worlds: Sequence[World], config: Config) -> Fusion:
+    """The fusion of recall features and details: the best order without GPT-2."""
     parts = [(one.candidates.features, one.candidates.rows) for one in found]
     names, n_recall = final_feature_names(model, reranked=False), len(feature_names(model.sources))
-    return _fitted(parts, worlds, names, config, n_first=n_recall, base=base)
+    return _fitted(parts, worlds, names, config, n_first=n_recall)
 
 
 def fit_final_fusion(
     model: TwoStage, found: list[Recalled], worlds: Sequence[World], config: Config, *, base: Fusion | None = None
 ) -> Fusion:
-    """The fusion of everything, with the logit of the model's reranker; base: see `fit_fusion`."""
+    """The fusion of everything, with the logit of the model's reranker; base: the one without it (see `fit_fusion`)."""
     parts = []
     for one in found:
         logits = replace(one.model, reranker=model.reranker).rerank(one.queries, one.candidates)
         parts.append((final_features(one.candidates, logits), one.candidates.rows))
-    names, n_recall = final_feature_names(model, reranked=True), len(feature_names(model.sources))
-    return _fitted(parts, worlds, names, config, n_first=n_recall, base=base)
+    names, n_first = final_feature_names(model, reranked=True), len(feature_names(model.sources)) if base is None else 0
+    return _fitted(parts, worlds, names, config, n_first=n_first, base=base)
 
 
 def _fitted(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -115,7 +115,7 @@ def fit_fusion(
 
     Args:
         n_first: the first so many features are fitted alone before; 0 fits all at once.
-        base: a fusion of the first features, fitted on more lists, instead of fitting these alone.
+        base: a fusion of the first features; only what stands after them is fitted, beside it.
 
     Raises:
         ValueError: fewer than 2 lists hold their target, so that nothing can be learned.
@@ -130,9 +130,9 @@ def fit_fusion(
     mean, deviation = float(lists.context.mean()), float(max(lists.context.std(), 1e-6))
     if base is not None:
         mean, deviation = base.context_mean, base.context_deviation
-    everyone = Lists(lists.features, (lists.context - mean) / deviation, lists.rows, is_target.argmax(axis=1))
-    given = np.empty(0) if base is None else base.weights
-    steps = Steps(everyone, holds, lists.target, lists.folds(_FOLDS, seed), _FOLDS, given)
+    context = (lists.context - mean) / deviation
+    everyone = _beside(base, lists, context)
+    steps = Steps(everyone, holds, lists.target, lists.folds(_FOLDS, seed), _FOLDS)
     penalties = steps.penalties(n_first)
     held_out = list_ndcg(steps.held_out(penalties), lists.rows, lists.target)
     by_feature = {
@@ -140,38 +140,59 @@ def fit_fusion(
     }
     alone = {name: float(found.mean()) for name, found in by_feature.items()}
     best = max(alone, key=lambda name: alone[name])
-    weights = fit_steps(everyone.only(holds), penalties, given)
-    scores = score_lists(lists.features, everyone.context, weights)
+    weights = _joined(base, fit_steps(everyone.only(holds), penalties))
+    scores = score_lists(lists.features, context, weights)
     # Likelihood is not NDCG: with few lists even the fit on all of them can order them worse than one feature does. On
     # held-out folds the best of many features is ahead by chance, so there a standard error is asked for.
     gain = by_feature[best] - held_out
     fitted = float(list_ndcg(scores, lists.rows, lists.target).mean())
     if alone[best] > fitted or gain.mean() > gain.std() / np.sqrt(len(gain)):
-        log.warning(
-            "%d validation lists are too few to weigh %d features: %s alone orders better and is the whole fusion; "
-            "with more users the others would count too",
-            len(lists.target),
-            len(names),
-            best,
-        )
+        _warn(len(lists.target), len(names), best)
         weights = np.zeros(2 * len(names))
         weights[list(names).index(best)] = 1.0
-        scores, fitted = score_lists(lists.features, everyone.context, weights), alone[best]
+        scores, fitted = score_lists(lists.features, context, weights), alone[best]
     figures = {
         "fused": {"held_out": float(held_out.mean()), "fitted": fitted},
         "alone": alone,
-        "without": _without(everyone, weights, names, lists.target),
+        "without": _without(replace(lists, context=context), weights, names),
     }
     calibration = _calibrate(scores, lists.rows, lists.target)
     return Fusion(tuple(names), weights, mean, deviation, calibration, figures)
 
 
-def _without(lists: Lists, weights: np.ndarray, names: Sequence[str], target: np.ndarray) -> dict[str, float]:
+def _warn(n_lists: int, n_features: int, best: str) -> None:
+    log.warning(
+        "%d validation lists are too few to weigh %d features: %s alone orders better and is the whole fusion; "
+        "with more users the others would count too",
+        n_lists,
+        n_features,
+        best,
+    )
+
+
+def _beside(base: Fusion | None, lists: FusionLists, context: np.ndarray) -> Lists:
+    """The features that are fitted: all, or those after the base's, whose score is given."""
+    place = (lists.rows == lists.target[:, None]).argmax(axis=1)
+    if base is None:
+        return Lists(lists.features, context, lists.rows, place)
+    n_given = len(base.names)
+    offset = base.score(lists.features[:, :, :n_given], lists.context)
+    return Lists(lists.features[:, :, n_given:], context, lists.rows, place, offset)
+
+
+def _joined(base: Fusion | None, weights: np.ndarray) -> np.ndarray:
+    """The base's weights and those fitted beside them, as one fusion has them."""
+    if base is None:
+        return weights
+    return np.concatenate([base.weights.reshape(2, -1), weights.reshape(2, -1)], axis=1).ravel()
+
+
+def _without(lists: FusionLists, weights: np.ndarray, names: Sequence[str]) -> dict[str, float]:
     """NDCG@10 with all features of one part set to zero; a part is what stands before the last underscore."""
     result = {}
     parts = [name.rsplit("_", 1)[0] for name in names]
     for part in dict.fromkeys(parts):
         silent = np.array([1.0 if name != part else 0.0 for name in parts])
         scores = score_lists(lists.features, lists.context, weights * np.concatenate([silent, silent]))
-        result[part] = float(list_ndcg(scores, lists.rows, target).mean())
+        result[part] = float(list_ndcg(scores, lists.rows, lists.target).mean())
     return result

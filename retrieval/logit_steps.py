@@ -29,8 +29,7 @@ class Steps:
     """Penalties step by step, each with the highest NDCG@10 on folds that were not fitted on.
 
     holds: bool (n_lists,), the lists that hold their target, which alone can be fitted on. target: int64 (n_lists,),
-    see `FusionLists`. fold: int64 (n_lists,), from 0 to n_folds - 1. given: the weights of a step that was taken before
-    on other lists; empty where there is none.
+    see `FusionLists`. fold: int64 (n_lists,), from 0 to n_folds - 1.
     """
 
     lists: Lists
@@ -38,13 +37,10 @@ class Steps:
     target: np.ndarray
     fold: np.ndarray
     n_folds: int
-    given: np.ndarray
 
     def penalties(self, n_first: int) -> Penalties:
-        """Of one step, or of two where some features come first and nothing is given."""
+        """Of one step, or of two where some features come first."""
         n_features = self.lists.features.shape[2]
-        if len(self.given):
-            return self._best((), n_features, PULLS)
         if not 0 < n_first < n_features:
             return self._best((), n_features, PENALTIES)
         return self._best(self._best((), n_first, PENALTIES), n_features, PULLS)
@@ -67,17 +63,19 @@ class Steps:
             if not ((self.holds & ~test).any() and test.any()):
                 continue
             train = self.lists.only(self.holds & ~test)
-            towards, weights = fit_steps(train, before, self.given), None
+            towards, weights = fit_steps(train, before), None
             for n_features, penalty in sorted(choices, key=lambda choice: -choice[1]):
                 weights = _fit_step(train, n_features, penalty, towards, weights)
                 features = self.lists.features[test, :, :n_features]
                 scores[penalty][test] = score_lists(features, self.lists.context[test], weights)
+                if self.lists.offset is not None:
+                    scores[penalty][test] += self.lists.offset[test]
         return scores
 
 
-def fit_steps(lists: Lists, penalties: Penalties, given: np.ndarray) -> np.ndarray:
-    """The weights after all steps: float64 (2 * n_features,). given: see `Steps`; none is an empty array."""
-    weights = given
+def fit_steps(lists: Lists, penalties: Penalties) -> np.ndarray:
+    """The weights after all steps: float64 (2 * n_features,)."""
+    weights = np.empty(0)
     for n_features, penalty in penalties:
         weights = _fit_step(lists, n_features, penalty, weights)
     return weights

@@ -251,16 +251,18 @@ def test_too_few_lists_with_their_target_are_refused():
         fit_fusion(lists, ("a_score",))
 
 
-def test_a_fusion_begins_with_what_more_lists_have_told_of_its_first_features():
-    """Twelve lists cannot weigh three features; 800 others have weighed the first two of them."""
-    true = np.array([2.0, 0.7, 0.0])
+def test_beside_a_fusion_only_what_is_new_is_fitted():
+    """800 lists have weighed two features; twelve others, which cannot weigh three, say what the third adds to them."""
+    true = np.array([2.0, 0.7, 1.0])
     apart = make_lists(true, n_lists=800, seed=7)
-    ahead, alone = [], []
+    ahead, alone, without = [], [], []
     for seed in range(5):
         many, few = make_lists(true, n_lists=800, seed=20 + seed), make_lists(true, n_lists=12, seed=40 + seed)
         base = fit_fusion(replace(many, features=many.features[:, :, :2]), NAMES[:2])
-        begun = fit_fusion(few, NAMES, base=base)
-        assert (begun.context_mean, begun.context_deviation) == (base.context_mean, base.context_deviation)
-        ahead.append(ndcg(begun, apart))
+        found = fit_fusion(few, NAMES, base=base)
+        assert (found.context_mean, found.context_deviation) == (base.context_mean, base.context_deviation)
+        np.testing.assert_array_equal(found.weights.reshape(2, -1)[:, :2], base.weights.reshape(2, -1))
+        ahead.append(ndcg(found, apart))
         alone.append(ndcg(fit_fusion(few, NAMES), apart))
-    assert np.mean(ahead) > np.mean(alone)
+        without.append(ndcg(base, replace(apart, features=apart.features[:, :, :2])))
+    assert np.mean(ahead) > max(np.mean(alone), np.mean(without))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,6 @@ import pytest
 from retrieval.logit import Lists, fit_logit
 from retrieval.logit_steps import PULLS, Steps, fit_steps, list_ndcg
 
-NONE = np.empty(0)
 TRUE = np.array([1.5, 0.5])
 DEPTH, NOISE = 20, 30
 
@@ -26,7 +26,7 @@ def make_lists(n_lists: int, *, noise: int = NOISE, late: float = 0.0, seed: int
 
 def steps_of(lists: Lists) -> Steps:
     n = len(lists.place)
-    return Steps(lists, np.ones(n, dtype=bool), lists.place, np.arange(n) % 4, 4, NONE)
+    return Steps(lists, np.ones(n, dtype=bool), lists.place, np.arange(n) % 4, 4)
 
 
 def ndcg(lists: Lists, weights: np.ndarray) -> float:
@@ -40,8 +40,8 @@ def test_few_lists_lose_less_to_noise_in_two_steps():
     two, one = [], []
     for seed in range(10):
         steps = steps_of(make_lists(40, seed=seed))
-        two.append(ndcg(apart, fit_steps(steps.lists, steps.penalties(2), NONE)))
-        one.append(ndcg(apart, fit_steps(steps.lists, steps.penalties(0), NONE)))
+        two.append(ndcg(apart, fit_steps(steps.lists, steps.penalties(2))))
+        one.append(ndcg(apart, fit_steps(steps.lists, steps.penalties(0))))
     assert np.mean(two) > np.mean(one) + 0.02
 
 
@@ -50,20 +50,20 @@ def test_many_lists_learn_a_late_feature_in_two_steps_as_in_one():
     penalties = steps.penalties(2)
     assert [n_features for n_features, _ in penalties] == [2, 5]
     assert not math.isinf(penalties[1][1])
-    weights = fit_steps(steps.lists, penalties, NONE)
+    weights = fit_steps(steps.lists, penalties)
     assert weights[:5] == pytest.approx([1.5, 0.5, 1.0, 0.0, 0.0], abs=0.15)
     assert ndcg(steps.lists, weights) == pytest.approx(
-        ndcg(steps.lists, fit_steps(steps.lists, steps.penalties(0), NONE)), abs=5e-3
+        ndcg(steps.lists, fit_steps(steps.lists, steps.penalties(0))), abs=5e-3
     )
 
 
 def test_an_endless_pull_leaves_what_the_first_features_have_found():
     lists = make_lists(200)
     alone = fit_logit(lists.first(2), 1.0)
-    weights = fit_steps(lists, ((2, 1.0), (2 + NOISE, math.inf)), NONE).reshape(2, -1)
+    weights = fit_steps(lists, ((2, 1.0), (2 + NOISE, math.inf))).reshape(2, -1)
     np.testing.assert_allclose(weights[:, :2].ravel(), alone)
     assert not weights[:, 2:].any()
-    near = fit_steps(lists, ((2, 1.0), (2 + NOISE, 1e9)), NONE).reshape(2, -1)
+    near = fit_steps(lists, ((2, 1.0), (2 + NOISE, 1e9))).reshape(2, -1)
     np.testing.assert_allclose(near, weights, atol=1e-5)
 
 
@@ -80,7 +80,7 @@ def test_held_out_scores_come_from_the_other_folds():
     found = steps.held_out(((2, 1.0), (3, 10.0)))
     for part in range(4):
         test = steps.fold == part
-        weights = fit_steps(lists.only(~test), ((2, 1.0), (3, 10.0)), NONE).reshape(2, -1)[0]
+        weights = fit_steps(lists.only(~test), ((2, 1.0), (3, 10.0))).reshape(2, -1)[0]
         np.testing.assert_allclose(found[test], lists.features[test] @ weights, atol=1e-3)
 
 
@@ -91,18 +91,22 @@ def test_one_step_where_there_is_nothing_to_come_first(n_first):
     assert math.inf in PULLS
 
 
-def test_what_is_given_is_not_fitted_again():
-    """A hundred lists with pure noise beside the two features, whose weights 3,000 other lists have told."""
-    given = fit_logit(make_lists(3_000, noise=0, seed=5), 0.1)
-    lists = make_lists(100)
-    steps = Steps(lists, np.ones(100, dtype=bool), lists.place, np.arange(100) % 4, 4, given)
-    penalties = steps.penalties(0)
-    assert len(penalties) == 1
-    weights = fit_steps(lists, penalties, given)
-    apart = make_lists(4_000, seed=99)
-    alone = fit_steps(lists, steps_of(lists).penalties(2), NONE)
-    assert ndcg(apart, weights) > ndcg(apart, alone)
-    assert weights[:2] == pytest.approx(given[:2], abs=0.3)
-    np.testing.assert_array_equal(
-        fit_steps(lists, ((2 + NOISE, math.inf),), given).reshape(2, -1)[:, :2].ravel(), given
-    )
+def test_an_offset_is_a_part_of_the_logits_that_is_not_fitted():
+    lists = make_lists(3_000, noise=1, late=1.0)
+    known = (lists.features[:, :, :2] @ TRUE).astype(np.float64)
+    beside = Lists(lists.features[:, :, 2:], lists.context, lists.rows, lists.place, known)
+    assert fit_logit(beside, 0.1)[0] == pytest.approx(1.0, abs=0.1)
+    assert fit_logit(replace(beside, offset=None), 0.1)[0] < 0.9
+    steps = steps_of(beside)
+    scores = steps.held_out(((1, 0.1),))
+    np.testing.assert_allclose(scores - known, beside.features[:, :, 0], atol=0.5)
+    assert list_ndcg(scores, lists.rows, lists.place).mean() > list_ndcg(known, lists.rows, lists.place).mean()
+
+
+def test_padding_is_never_taken_with_an_offset():
+    lists = make_lists(200, noise=0)
+    rows = np.concatenate([lists.rows, np.full((200, 3), -1)], axis=1)
+    features = np.concatenate([lists.features, np.full((200, 3, 2), 9.0, np.float32)], axis=1)
+    offset = np.concatenate([np.ones((200, DEPTH)), np.full((200, 3), 50.0)], axis=1)
+    padded = Lists(features, lists.context, rows, lists.place, offset)
+    np.testing.assert_allclose(fit_logit(padded, 1.0), fit_logit(lists, 1.0), atol=1e-6)
