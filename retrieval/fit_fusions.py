@@ -66,8 +66,8 @@ def recall_worlds(model: TwoStage, worlds: Sequence[World]) -> list[Recalled]:
 def fit_plain_fusion(model: TwoStage, found: list[Recalled], worlds: Sequence[World], config: Config) -> Fusion:
     """The fusion of recall features and details: the best order without GPT-2."""
     parts = [(one.candidates.features, one.candidates.rows) for one in found]
-    names, n_recall = final_feature_names(model, reranked=False), len(feature_names(model.sources))
-    return _fitted(parts, worlds, names, config, n_first=n_recall)
+    names = final_feature_names(model, reranked=False)
+    return _fitted(parts, worlds, names, config, n_first=_n_first(model, config))
 
 
 def fit_final_fusion(
@@ -78,8 +78,14 @@ def fit_final_fusion(
     for one in found:
         logits = replace(one.model, reranker=model.reranker).rerank(one.queries, one.candidates)
         parts.append((final_features(one.candidates, logits), one.candidates.rows))
-    names, n_first = final_feature_names(model, reranked=True), len(feature_names(model.sources)) if base is None else 0
+    names, n_first = final_feature_names(model, reranked=True), _n_first(model, config) if base is None else 0
     return _fitted(parts, worlds, names, config, n_first=n_first, base=base)
+
+
+def _n_first(model: TwoStage, config: Config) -> int:
+    """By time few users are held out, so recall features come first. Everybody's newest item is enough to weigh all
+    at once: on Amazon Scientific NDCG@10 on held-out folds is .1099 so, .1092 in two steps."""
+    return len(feature_names(model.sources)) if config.lists.by_time else 0
 
 
 def _fitted(
