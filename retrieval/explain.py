@@ -46,14 +46,10 @@ def explain_item(
             alike = catalogue.text_vectors[recent] @ catalogue.text_vectors[row]
             if alike.max() >= _ALIKE:
                 sentences.append(f"reads like {_title(catalogue, recent[int(alike.argmax())])}")
-        elif isinstance(source, PopularSource):
-            rank = int((source.scores > source.scores[row]).sum()) + 1
-            if rank <= _POPULAR or not len(recent):
-                sentences.append(f"number {rank} of the most popular items")
-        elif isinstance(source, RecentSource):
-            rank = int((source.scores > source.scores[row]).sum()) + 1
-            if rank <= _POPULAR:
-                sentences.append(f"number {rank} of the most popular items of late")
+        elif isinstance(source, PopularSource | RecentSource):
+            rank, of_late = int((source.scores > source.scores[row]).sum()) + 1, isinstance(source, RecentSource)
+            if rank <= _POPULAR or not (of_late or len(recent)):
+                sentences.append(f"number {rank} of the most popular items{' of late' if of_late else ''}")
     names = found_by(bits, [source.name for source in sources])
     return (*sentences, f"found by {', '.join(names)}") if names else tuple(sentences) or ("scored on request",)
 

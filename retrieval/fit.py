@@ -27,6 +27,7 @@ from retrieval.fit_steps import (
     catalogue_of,
     finetuned,
     load_encoder,
+    sources_in_space,
     sources_on,
     train_recall_head,
     world_with_new_items,
@@ -217,9 +218,12 @@ def _sources_again(
     model: TwoStage, interactions: Interactions, settings: SourceSettings, config: Config, *, progress: bool
 ) -> tuple[Source, ...]:
     """The model's sources fitted on these interactions, in the space of its item vectors."""
-    histories = histories_of(interactions)
-    label = "recall head" if progress else None
-    passes, space = settings.head_passes, model.trained_vectors
-    head = train_recall_head(model.catalogue, histories, config, passes=passes, space=space, progress=label)
-    by_time = items_by_time(interactions) if config.lists.by_time else None
-    return sources_on(model.catalogue, histories, head.head, settings, config, by_time=by_time)
+    return sources_in_space(
+        model.catalogue,
+        histories_of(interactions),
+        settings,
+        config,
+        space=model.trained_vectors,
+        by_time=items_by_time(interactions) if config.lists.by_time else None,
+        label="recall" if progress else None,
+    )

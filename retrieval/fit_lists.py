@@ -15,9 +15,9 @@ import numpy as np
 from retrieval.catalogue import Catalogue
 from retrieval.config import Config
 from retrieval.data import Interactions, time_split
-from retrieval.fit_steps import sources_on, train_recall_head
+from retrieval.fit_steps import sources_in_space
 from retrieval.held_out import validation_after
-from retrieval.histories import Shown, histories_of, items_by_time, shown_of
+from retrieval.histories import Shown, histories_of, items_by_time, shown_of, taken_after
 from retrieval.new_items import World, choose_new, could_be_right, forget, positions_among
 from retrieval.rerank_lists import Position, RerankList, choose_positions, make_lists, positions_at_moment
 from retrieval.sources import Source
@@ -61,7 +61,8 @@ def cross_fitted_lists(
         new = choose_new(catalogue.n_items, config.lists.new_items, config.seed + 1 + number)
         others = [history if fold[user] != number else _EMPTY for user, history in enumerate(histories)]
         label = f"fold {number + 1}/{config.lists.folds}" if progress else None
-        sources = _sources(catalogue, forget(others, new), settings, config, draft.trained_vectors, label)
+        space = draft.trained_vectors
+        sources = sources_in_space(catalogue, forget(others, new), settings, config, space=space, label=label)
         users = np.flatnonzero(fold == number)
         positions = choose_positions(histories, users, per_user=config.lists.per_user, shown=shown, rng=rng)
         made += _lists(sources, positions_among(positions, new), allowed, draft, config, rng, label)
@@ -88,20 +89,25 @@ def earlier_moments(
     n_moments, found = config.lists.folds, []
     allowed = could_be_right(histories_of(interactions), catalogue.n_items, new_items=config.lists.new_items)
     for number in range(n_moments):
-        parts = time_split(interactions)
+        try:
+            parts = time_split(interactions)
+        except ValueError:  # Days or months as times: no moment has something before it any more.
+            break
         interactions = parts.train
+        histories = histories_of(interactions)
+        followed = taken_after(parts, histories, keep_seen=config.keep_seen)
         asked = validation_after(
-            parts,
+            followed,
             max_users=-(-config.lists.validation_users // n_moments),
             keep_seen=config.keep_seen,
             seed=config.seed + number,
         )
-        positions = positions_at_moment(parts, shown_of(interactions), keep_seen=config.keep_seen)
+        positions = positions_at_moment(followed, shown_of(interactions))
         if not positions:
             break
         label = f"moment {number + 1}/{n_moments}" if progress else None
-        histories, by_time = histories_of(interactions), items_by_time(interactions)
-        sources = _sources(catalogue, histories, settings, config, space, label, by_time=by_time)
+        by_time = items_by_time(interactions)
+        sources = sources_in_space(catalogue, histories, settings, config, space=space, by_time=by_time, label=label)
         found.append(Moment(World(sources, asked, allowed), positions))
     return found
 
@@ -118,28 +124,6 @@ def rolling_lists(
         made += _lists(world.sources, moment.positions, world.allowed, draft, config, rng, label)
     rng.shuffle(made)  # pyright: ignore[reportArgumentType]
     return made
-
-
-def _sources(
-    catalogue: Catalogue,
-    histories: list[np.ndarray],
-    settings: SourceSettings,
-    config: Config,
-    space: np.ndarray,
-    label: str | None,
-    *,
-    by_time: np.ndarray | None = None,
-) -> tuple[Source, ...]:
-    """The sources behind some lists, with a recall head of their own."""
-    head = train_recall_head(
-        catalogue,
-        histories,
-        config,
-        passes=settings.head_passes,
-        space=space,
-        progress=label and f"{label} head",
-    )
-    return sources_on(catalogue, histories, head.head, settings, config, by_time=by_time)
 
 
 def _lists(

@@ -127,6 +127,26 @@ def sources_on(
     )
 
 
+def sources_in_space(
+    catalogue: Catalogue,
+    histories: Sequence[np.ndarray],
+    settings: SourceSettings,
+    config: Config,
+    *,
+    space: np.ndarray,
+    by_time: np.ndarray | None = None,
+    label: str | None = None,
+) -> tuple[Source, ...]:
+    """All candidate sources with a recall head of their own, trained as long as the settings say.
+
+    Args:
+        space: see `train_recall_head`. by_time: see `fit_sources`. label: before the head's progress bar; None: no bar.
+    """
+    progress = None if label is None else f"{label} head".strip()
+    head = train_recall_head(catalogue, histories, config, passes=settings.head_passes, space=space, progress=progress)
+    return sources_on(catalogue, histories, head.head, settings, config, by_time=by_time)
+
+
 def world_with_new_items(
     catalogue: Catalogue,
     held: HeldOut,

@@ -6,13 +6,14 @@ and asks what goes with that; a list that is made once and shown for weeks must 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from retrieval.config import Config
-from retrieval.data import Interactions, Split, time_split
-from retrieval.histories import histories_of, items_by_time
+from retrieval.data import Interactions, time_split
+from retrieval.histories import Followed, histories_of, items_by_time, taken_after
 from retrieval.stage_one import Validation
 
 _TARGETS_PER_USER = 5
@@ -76,26 +77,27 @@ def hold_out_later(interactions: Interactions, *, max_users: int, keep_seen: boo
             `retrieval.data.time_split`).
     """
     parts = time_split(interactions)
-    validation = validation_after(parts, max_users=max_users, keep_seen=keep_seen, seed=seed)
+    base = histories_of(parts.train)
+    followed = taken_after(parts, base, keep_seen=keep_seen)
+    validation = validation_after(followed, max_users=max_users, keep_seen=keep_seen, seed=seed)
     if not len(validation.targets):
         raise ValueError(
             "fit: no user has interactions both before and after the moment that lists.validation=time holds out by; "
             "give more interactions, or hold out everybody's newest item (lists.validation=last)"
         )
-    return HeldOut(histories_of(parts.train), validation, items_by_time(parts.train), parts.train)
+    return HeldOut(base, validation, items_by_time(parts.train), parts.train)
 
 
-def validation_after(parts: Split, *, max_users: int, keep_seen: bool, seed: int) -> Validation:
-    """What the users of a time split take after its moment; see `hold_out_later`."""
-    histories, rng = histories_of(parts.train), np.random.default_rng(seed)
-    users, targets = [], []
-    for user, taken in zip(parts.test_users, parts.targets, strict=True):
-        wanted = taken if keep_seen else taken[~np.isin(taken, histories[user])]
-        wanted = rng.permutation(wanted)[:_TARGETS_PER_USER]
-        users += [int(user)] * len(wanted)
-        targets += wanted.tolist()
-    rows = np.array(users, dtype=np.int64)
-    asked = Validation([histories[user] for user in users], np.array(targets, dtype=np.int64), keep_seen, rows)
+def validation_after(followed: Sequence[Followed], *, max_users: int, keep_seen: bool, seed: int) -> Validation:
+    """What users took after a moment (see `taken_after`) as validation; see `hold_out_later`."""
+    rng = np.random.default_rng(seed)
+    users, histories, targets = [], [], []
+    for one in followed:
+        wanted = rng.permutation(one.taken)[:_TARGETS_PER_USER].tolist()
+        users += [one.user] * len(wanted)
+        histories += [one.history] * len(wanted)
+        targets += wanted
+    asked = Validation(histories, np.array(targets, dtype=np.int64), keep_seen, np.array(users, dtype=np.int64))
     return asked.slice(max_users, seed)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from retrieval.data import Interactions
+from retrieval.data import Interactions, Split
 
 
 @dataclass(frozen=True)
@@ -42,3 +42,26 @@ def shown_of(interactions: Interactions) -> list[Shown] | None:
         taken_at = interactions.times[offsets[user] : offsets[user + 1]]
         result.append(Shown(rows[own], np.searchsorted(taken_at, negatives.times[own], side="left")))
     return result
+
+
+@dataclass(frozen=True)
+class Followed:
+    """A user row, its history before a moment (rows, oldest first), and what it took after it (distinct rows)."""
+
+    user: int
+    history: np.ndarray
+    taken: np.ndarray
+
+
+def taken_after(parts: Split, histories: list[np.ndarray], *, keep_seen: bool) -> list[Followed]:
+    """What every user of a time split took after its moment; users who took nothing that counts are left out.
+
+    Args:
+        histories: of `parts.train`. keep_seen: where seen items may not come again, only new ones count.
+    """
+    found = []
+    for user, taken in zip(parts.test_users, parts.targets, strict=True):
+        counts = taken if keep_seen else taken[~np.isin(taken, histories[user])]
+        if len(counts):
+            found.append(Followed(int(user), histories[user], counts))
+    return found

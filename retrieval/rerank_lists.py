@@ -15,10 +15,9 @@ from tqdm.auto import tqdm
 from rerank import TrainingList
 from retrieval.candidates import Candidates, gather_candidates
 from retrieval.catalogue import Catalogue
-from retrieval.data import Split
 from retrieval.details import details_of
 from retrieval.fusion import Fusion
-from retrieval.histories import Shown, histories_of
+from retrieval.histories import Followed, Shown
 from retrieval.sources import ContentSource, Queries, Source
 from retrieval.two_stage import batch_size, context_of, rerank_features, rerank_input
 
@@ -105,19 +104,13 @@ def choose_positions(
     return positions
 
 
-def positions_at_moment(parts: Split, shown: Sequence[Shown] | None, *, keep_seen: bool) -> list[Position]:
-    """One position of every user with a history before the moment of a time split: what the user took after it.
-
-    Where seen items may not come again, only items that are new to the user count. shown: see `choose_positions`.
-    """
-    histories, positions = histories_of(parts.train), []
-    for user, taken in zip(parts.test_users, parts.targets, strict=True):
-        history = histories[user]
-        wanted = taken if keep_seen else taken[~np.isin(taken, history)]
-        seen = np.empty(0, np.int64) if shown is None else shown[user].rows
-        if len(wanted):
-            certain = np.unique(seen[~np.isin(seen, history) & ~np.isin(seen, taken)])
-            positions.append(Position(history, wanted, certain))
+def positions_at_moment(followed: Sequence[Followed], shown: Sequence[Shown] | None) -> list[Position]:
+    """One position of every user, at the moment (see `taken_after`); shown: see `choose_positions`."""
+    positions = []
+    for one in followed:
+        seen = np.empty(0, np.int64) if shown is None else shown[one.user].rows
+        certain = np.unique(seen[~np.isin(seen, one.history) & ~np.isin(seen, one.taken)])
+        positions.append(Position(one.history, one.taken, certain))
     return positions
 
 

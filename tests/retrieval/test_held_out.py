@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from retrieval import fit_lists
+from retrieval import fit_lists, fit_steps
 from retrieval.candidates import feature_names, gather_candidates
 from retrieval.data import IdMap, Impressions, Interactions, time_split
 from retrieval.encoder.steps import later_items, pad_histories
@@ -17,7 +17,7 @@ from retrieval.evaluate import validated_as
 from retrieval.fit import fit
 from retrieval.fusion import FusionLists
 from retrieval.held_out import held_out_of, hold_out_later, split_validation
-from retrieval.histories import histories_of, items_by_time, shown_of
+from retrieval.histories import histories_of, items_by_time, shown_of, taken_after
 from retrieval.recommend import Recommender
 from retrieval.rerank_lists import positions_at_moment
 from retrieval.sources import PopularSource, Queries, RecentSource
@@ -145,11 +145,12 @@ def test_a_position_at_a_moment_asks_for_all_that_follows():
     shown = Impressions.of(np.array([0, 0, 0, 0]), np.array([3, 38, 20, 30]), np.array([5.0, 6.0, 7.0, 103.0]))
     late = [(0, 38, MOMENT), (0, 39, 101.0), (0, 3, 102.0), (1, 5, 103.0)]
     parts = time_split(table(*early(36)[:15], *early(36)[15:], *late, negatives=shown))
-    (position,) = positions_at_moment(parts, shown_of(parts.train), keep_seen=False)
+    histories = histories_of(parts.train)
+    (position,) = positions_at_moment(taken_after(parts, histories, keep_seen=False), shown_of(parts.train))
     assert position.history.tolist() == list(range(36))
     assert position.targets.tolist() == [38, 39]
     assert position.shown.tolist() == []  # 3, 20 and 38 were taken, 30 was shown later
-    (again,) = positions_at_moment(parts, None, keep_seen=True)
+    (again,) = positions_at_moment(taken_after(parts, histories, keep_seen=True), None)
     assert again.targets.tolist() == [3, 38, 39]
 
 
@@ -162,6 +163,17 @@ def by_time(items, interactions, encoder) -> Recommender:
     return Recommender(fitted.model, interactions.users, histories_of(interactions), config, fitted.settings)
 
 
+def test_coarse_times_have_fewer_moments(interactions, by_time):
+    """Four fifths lie at one time: nothing lies before that, so one earlier moment is all there is."""
+    times = (interactions.times >= np.quantile(interactions.times, 0.8)).astype(np.float64)
+    coarse = replace(interactions, times=times)
+    config, model = tiny_config(lists={"validation": "time", "folds": 2}), by_time.model
+    moments = fit_lists.earlier_moments(model.catalogue, coarse, by_time.settings, config, space=model.trained_vectors)
+    assert [len(moment.positions) > 0 for moment in moments] == [True]
+    with pytest.raises(ValueError, match="before and after"):
+        time_split(time_split(coarse).train)
+
+
 def test_the_sources_behind_a_moment_never_saw_what_follows(interactions, by_time, monkeypatch):
     whole, asked = histories_of(interactions), []
 
@@ -169,8 +181,8 @@ def test_the_sources_behind_a_moment_never_saw_what_follows(interactions, by_tim
         asked.append((histories, by_time))
         return real_sources(catalogue, histories, *arguments, by_time=by_time, **options)
 
-    real_sources = fit_lists.sources_on
-    monkeypatch.setattr(fit_lists, "sources_on", watched)
+    real_sources = fit_steps.sources_on
+    monkeypatch.setattr(fit_steps, "sources_on", watched)
     config, model = tiny_config(lists={"validation": "time"}), by_time.model
     moments = fit_lists.earlier_moments(
         model.catalogue, interactions, by_time.settings, config, space=model.trained_vectors
