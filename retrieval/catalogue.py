@@ -44,12 +44,20 @@ class Catalogue:
         """What items visibly share; see `marks_of`."""
         return marks_of(self.items, self.titles)
 
-    def queries(self, histories: Sequence[np.ndarray], *, exclude: Sequence[np.ndarray] | None = None) -> Queries:
-        """Histories (item rows, oldest first) as stage one wants them; by default what was seen is excluded."""
+    def queries(
+        self,
+        histories: Sequence[np.ndarray],
+        *,
+        exclude: Sequence[np.ndarray] | None = None,
+        away: np.ndarray | None = None,
+    ) -> Queries:
+        """Histories (item rows, oldest first) as stage one wants them; by default what was seen is excluded.
+
+        Args:
+            away: see `Queries`.
+        """
         texts = tuple(history_text([self.titles[row] for row in self.newest(h)], self.text_config) for h in histories)
-        return Queries(
-            histories=tuple(histories), exclude=tuple(histories if exclude is None else exclude), texts=texts
-        )
+        return Queries(tuple(histories), tuple(histories if exclude is None else exclude), texts, away)
 
     def newest(self, history: np.ndarray) -> np.ndarray:
         """The newest rows of a history that a text may hold, newest first."""

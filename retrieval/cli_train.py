@@ -68,7 +68,6 @@ def _fit_and_publish(
     from indexes import Locked
     from indexes.files import exclusive
     from retrieval.fit import fit as fit_model
-    from retrieval.histories import histories_of
     from retrieval.model_source import require_reranker
     from retrieval.recommend import Recommender
     from retrieval.storage import save_bundle
@@ -91,7 +90,7 @@ def _fit_and_publish(
             settings=settings,
             encoder=encoder,
         )
-        recommender = Recommender(fitted.model, taken.users, histories_of(taken), config, fitted.settings)
+        recommender = Recommender.of(fitted.model, taken, config, fitted.settings)
         version = save_bundle(out, recommender)
         shutil.rmtree(out / ".checkpoints", ignore_errors=True)  # a later fit must not go on from this one's
     say(f"published {version}; validation NDCG@10 {fitted.validation_ndcg:.4f}")

@@ -12,7 +12,6 @@ from retrieval.data import read_interactions, read_items
 from retrieval.demo_data import fetch_movielens
 from retrieval.evaluate import evaluate
 from retrieval.fit import refit
-from retrieval.histories import histories_of
 from retrieval.recommend import Recommender
 from retrieval.report import render_text, write_report
 from retrieval.storage import check_bundle, save_bundle
@@ -48,7 +47,7 @@ def run_demo(out: Path, *, n_users: int, device: str, say: Callable[[str], None]
         say(f"no report: {error}")
     say("fit the sources on every interaction and publish the bundle")
     model = refit(fitted, interactions, config)
-    recommender = Recommender(model, interactions.users, histories_of(interactions), config, fitted.settings)
+    recommender = Recommender.of(model, interactions, config, fitted.settings)
     version = save_bundle(out / "bundle", recommender, evaluation=result)
     facts = check_bundle(out / "bundle")
     say(f"published and verified {version} ({facts['n_files']} files)")

@@ -23,7 +23,7 @@ _EMPTY = np.empty(0, dtype=np.int64)
 def validation_queries(catalogue: Catalogue, validation: Validation) -> Queries:
     """The validation users' queries; where seen items may come again nothing is excluded."""
     exclude = [_EMPTY] * len(validation.targets) if validation.keep_seen else None
-    return catalogue.queries(validation.histories, exclude=exclude)
+    return catalogue.queries(validation.histories, exclude=exclude, away=validation.away)
 
 
 def fit_recall_fusion(catalogue: Catalogue, worlds: Sequence[World], config: Config) -> Fusion:
@@ -39,7 +39,9 @@ def fit_recall_fusion(catalogue: Catalogue, worlds: Sequence[World], config: Con
             ranks = pool.features[:, :, len(world.sources) : 2 * len(world.sources)]
             pool = pool.ordered(ranks.max(axis=2), depth=2 * config.depths.rerank)
             parts.append((pool.features, pool.rows))
-    return _fitted(parts, worlds, feature_names(worlds[0].sources), config)
+    # By time few users are held out: the sources' scores come first, then their ranks and what is told of new items.
+    n_first = len(worlds[0].sources) if config.lists.by_time else 0
+    return _fitted(parts, worlds, feature_names(worlds[0].sources), config, n_first=n_first)
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,6 @@ def _lists(parts: list[tuple[np.ndarray, np.ndarray]], worlds: Sequence[World]) 
     features = [np.pad(f, ((0, 0), (0, depth - f.shape[1]), (0, 0))) for f, _ in parts]
     rows = [np.pad(r, ((0, 0), (0, depth - r.shape[1])), constant_values=-1) for _, r in parts]
     targets = np.concatenate([world.validation.targets for world in worlds])
-    contexts = np.concatenate([context_of(world.validation.histories) for world in worlds])
+    contexts = np.concatenate([context_of(world.validation.histories, world.validation.away) for world in worlds])
     users = np.concatenate([world.validation.users for world in worlds])
     return FusionLists(np.concatenate(features), np.concatenate(rows), targets, contexts, users)

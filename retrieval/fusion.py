@@ -27,7 +27,8 @@ _FOLDS = 4
 class FusionLists:
     """Lists to fit on: features float32 (n_lists, depth, n_features), rows int64 (n_lists, depth) with -1 at padding,
     target int64 (n_lists,): the item row that was taken, whether or not the list holds it.
-    context: float32 (n_lists,), the logarithm of 1 + history length.
+    context: float32 (n_lists, n_contexts), what else may count (see `retrieval.two_stage.context_of`), nan where it is
+    not known.
     users: int64 (n_lists,), whose list it is: all lists of a user are in one fold; None where everybody has one."""
 
     features: np.ndarray
@@ -41,10 +42,14 @@ class FusionLists:
         users = None if self.users is None else self.users[chosen]
         return FusionLists(self.features[chosen], self.rows[chosen], self.target[chosen], self.context[chosen], users)
 
+    @property
+    def owners(self) -> np.ndarray:
+        """The user of every list, int64 (n_lists,)."""
+        return np.arange(len(self.target)) if self.users is None else self.users
+
     def folds(self, n: int, seed: int) -> np.ndarray:
         """The fold of every list at random: int64 (n_lists,), from 0 to n - 1."""
-        everybody = np.arange(len(self.target)) if self.users is None else self.users
-        own = np.unique(everybody, return_inverse=True)[1]
+        own = np.unique(self.owners, return_inverse=True)[1]
         return (np.random.default_rng(seed).permutation(int(own.max(initial=-1)) + 1) % n)[own]
 
 
@@ -52,16 +57,18 @@ class FusionLists:
 class Fusion:
     """A fitted fusion.
 
-    weights: float64 (2 * n_features,): for the features, then for the features times the standardised context, so that
-        a short history may trust other sources than a long one.
+    weights: float64 ((1 + n_contexts) * n_features,): for the features, then for the features times each standardised
+        context, so that a short history may trust other sources than a long one.
+    context_mean, context_deviation: float64 (n_contexts,), of the contexts that count. One that is not known of a list
+        is taken for the mean.
     calibration: slope and offset of the score's log-odds.
     figures: NDCG@10 on validation: the fusion on held-out folds, each feature alone, and without each part.
     """
 
     names: tuple[str, ...]
     weights: np.ndarray
-    context_mean: float
-    context_deviation: float
+    context_mean: np.ndarray
+    context_deviation: np.ndarray
     calibration: tuple[float, float]
     figures: dict[str, dict[str, float]]
 
@@ -71,13 +78,26 @@ class Fusion:
         return {part: self.figures["fused"]["fitted"] - value for part, value in self.figures["without"].items()}
 
     def score(self, features: np.ndarray, context: np.ndarray) -> np.ndarray:
-        """The score, a log-odds up to a constant: (n_lists, depth, n_features), (n_lists,) -> (n_lists, depth)."""
-        return score_lists(features, (context - self.context_mean) / self.context_deviation, self.weights)
+        """The score, a log-odds up to a constant: (n_lists, depth, n_features), (n_lists, n_contexts or more) ->
+        (n_lists, depth)."""
+        return score_lists(features, _standard(context, self.context_mean, self.context_deviation), self.weights)
 
     def probability(self, scores: np.ndarray) -> np.ndarray:
         """The calibrated score in (0, 1), float32: the probability that the user takes the item next."""
         slope, offset = self.calibration
         return (1 / (1 + np.exp(-np.clip(slope * scores.astype(np.float64) + offset, -60, 60)))).astype(np.float32)
+
+
+def _standard(context: np.ndarray, mean: np.ndarray, deviation: np.ndarray) -> np.ndarray:
+    """The contexts that count in deviations from their mean: float64 (n_lists, n_contexts), 0 where not known."""
+    return np.nan_to_num((context[:, : len(mean)] - mean) / deviation, nan=0.0)
+
+
+def _moments(context: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation of the contexts before the first of which nothing is known."""
+    known = np.logical_and.accumulate(np.isfinite(context).any(axis=0))
+    counting = context[:, known].astype(np.float64)
+    return np.nanmean(counting, axis=0), np.maximum(np.nanstd(counting, axis=0), 1e-6)
 
 
 def _calibrate(scores: np.ndarray, rows: np.ndarray, target: np.ndarray) -> tuple[float, float]:
@@ -127,12 +147,10 @@ def fit_fusion(
             f"fit_fusion: expected 2 or more lists that hold their target, got {int(holds.sum())} of {len(holds)}; "
             "give more validation users or a larger candidate depth"
         )
-    mean, deviation = float(lists.context.mean()), float(max(lists.context.std(), 1e-6))
-    if base is not None:
-        mean, deviation = base.context_mean, base.context_deviation
-    context = (lists.context - mean) / deviation
+    mean, deviation = _moments(lists.context) if base is None else (base.context_mean, base.context_deviation)
+    context = _standard(lists.context, mean, deviation)
     everyone = _beside(base, lists, context)
-    steps = Steps(everyone, holds, lists.target, lists.folds(_FOLDS, seed), _FOLDS)
+    steps = Steps(everyone, holds, lists.target, lists.folds(_FOLDS, seed), _FOLDS, lists.owners)
     penalties = steps.penalties(n_first)
     held_out = list_ndcg(steps.held_out(penalties), lists.rows, lists.target)
     by_feature = {
@@ -148,7 +166,7 @@ def fit_fusion(
     fitted = float(list_ndcg(scores, lists.rows, lists.target).mean())
     if alone[best] > fitted or gain.mean() > gain.std() / np.sqrt(len(gain)):
         _warn(len(lists.target), len(names), best)
-        weights = np.zeros(2 * len(names))
+        weights = np.zeros(everyone.n_blocks * len(names))
         weights[list(names).index(best)] = 1.0
         scores, fitted = score_lists(lists.features, context, weights), alone[best]
     figures = {
@@ -184,7 +202,8 @@ def _joined(base: Fusion | None, weights: np.ndarray) -> np.ndarray:
     """The base's weights and those fitted beside them, as one fusion has them."""
     if base is None:
         return weights
-    return np.concatenate([base.weights.reshape(2, -1), weights.reshape(2, -1)], axis=1).ravel()
+    n_blocks = 1 + len(base.context_mean)
+    return np.concatenate([base.weights.reshape(n_blocks, -1), weights.reshape(n_blocks, -1)], axis=1).ravel()
 
 
 def _without(lists: FusionLists, weights: np.ndarray, names: Sequence[str]) -> dict[str, float]:
@@ -193,6 +212,6 @@ def _without(lists: FusionLists, weights: np.ndarray, names: Sequence[str]) -> d
     parts = [name.rsplit("_", 1)[0] for name in names]
     for part in dict.fromkeys(parts):
         silent = np.array([1.0 if name != part else 0.0 for name in parts])
-        scores = score_lists(lists.features, lists.context, weights * np.concatenate([silent, silent]))
+        scores = score_lists(lists.features, lists.context, weights * np.tile(silent, 1 + lists.context.shape[1]))
         result[part] = float(list_ndcg(scores, lists.rows, lists.target).mean())
     return result

@@ -91,13 +91,15 @@ def hold_out_later(interactions: Interactions, *, max_users: int, keep_seen: boo
 def validation_after(followed: Sequence[Followed], *, max_users: int, keep_seen: bool, seed: int) -> Validation:
     """What users took after a moment (see `taken_after`) as validation; see `hold_out_later`."""
     rng = np.random.default_rng(seed)
-    users, histories, targets = [], [], []
+    users, histories, targets, away = [], [], [], []
     for one in followed:
         wanted = rng.permutation(one.taken)[:_TARGETS_PER_USER].tolist()
         users += [one.user] * len(wanted)
         histories += [one.history] * len(wanted)
         targets += wanted
-    asked = Validation(histories, np.array(targets, dtype=np.int64), keep_seen, np.array(users, dtype=np.int64))
+        away += [one.away] * len(wanted)
+    rows, taken = np.array(users, dtype=np.int64), np.array(targets, dtype=np.int64)
+    asked = Validation(histories, taken, keep_seen, rows, np.array(away, dtype=np.float32))
     return asked.slice(max_users, seed)
 
 

@@ -8,6 +8,8 @@ import numpy as np
 
 from retrieval.data import Interactions, Split
 
+_SHARES = 10_000.0
+
 
 @dataclass(frozen=True)
 class Shown:
@@ -44,13 +46,40 @@ def shown_of(interactions: Interactions) -> list[Shown] | None:
     return result
 
 
+def time_away(interactions: Interactions, *, at: float | None = None) -> np.ndarray:
+    """How long every user has been away: log(1 + 10,000 * time since the newest interaction / time the table spans).
+
+    Who took something a minute ago goes on with that; who comes back after months asks for other things. In hours of
+    a year the 10,000 is about 1, and the measure has no unit.
+
+    Args:
+        at: the moment, not before the newest interaction; that one, if not given.
+
+    Returns:
+        float32 (n_users,), nan for users without interactions.
+    """
+    away = np.full(interactions.n_users, np.nan, dtype=np.float32)
+    if not len(interactions):
+        return away
+    present = np.flatnonzero(np.diff(interactions.offsets))
+    newest = interactions.times[interactions.offsets[present + 1] - 1]
+    end = float(interactions.times.max()) if at is None else at
+    span = max(end - float(interactions.times.min()), np.finfo(np.float64).tiny)
+    away[present] = np.log1p(_SHARES * (end - newest) / span)
+    return away
+
+
 @dataclass(frozen=True)
 class Followed:
-    """A user row, its history before a moment (rows, oldest first), and what it took after it (distinct rows)."""
+    """A user row, its history before a moment (rows, oldest first), and what it took after it (distinct rows).
+
+    away: see `time_away`, at the moment.
+    """
 
     user: int
     history: np.ndarray
     taken: np.ndarray
+    away: float
 
 
 def taken_after(parts: Split, histories: list[np.ndarray], *, keep_seen: bool) -> list[Followed]:
@@ -59,9 +88,9 @@ def taken_after(parts: Split, histories: list[np.ndarray], *, keep_seen: bool) -
     Args:
         histories: of `parts.train`. keep_seen: where seen items may not come again, only new ones count.
     """
-    found = []
+    found, away = [], time_away(parts.train, at=parts.moment)
     for user, taken in zip(parts.test_users, parts.targets, strict=True):
         counts = taken if keep_seen else taken[~np.isin(taken, histories[user])]
         if len(counts):
-            found.append(Followed(int(user), histories[user], counts))
+            found.append(Followed(int(user), histories[user], counts, float(away[user])))
     return found

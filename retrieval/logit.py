@@ -23,7 +23,7 @@ _HALVINGS = 20
 class Lists:
     """Lists; those that are fitted on hold what was taken.
 
-    features: float32 (n_lists, depth, n_features). context: float (n_lists,), standardised. rows: int64
+    features: float32 (n_lists, depth, n_features). context: float (n_lists, n_contexts), standardised. rows: int64
     (n_lists, depth), -1 at padding. place: int64 (n_lists,), where in its list the item stands that was taken.
     offset: float (n_lists, depth), a part of the logits that is not fitted; None where there is none.
     """
@@ -43,9 +43,14 @@ class Lists:
         """The lists with their first n features."""
         return replace(self, features=self.features[:, :, :n])
 
+    @property
+    def n_blocks(self) -> int:
+        """How often every feature has a weight: once, and once more with each context."""
+        return 1 + self.context.shape[1]
+
     def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Columns float64 (n, depth, 2 * n_features), the offset (n, depth) with -inf at padding, and place (n,), some
-        lists at a time."""
+        """Columns float64 (n, depth, n_blocks * n_features), the offset (n, depth) with -inf at padding, and place
+        (n,), some lists at a time."""
         for start in range(0, len(self.place), _BLOCK):
             part = slice(start, start + _BLOCK)
             offset = 0.0 if self.offset is None else self.offset[part]
@@ -54,8 +59,10 @@ class Lists:
 
 
 def widen(features: np.ndarray, context: np.ndarray) -> np.ndarray:
-    """The features, and the features times the list's context: float64 (n_lists, depth, 2 * n_features)."""
-    return np.concatenate([features, features * np.asarray(context)[:, None, None]], axis=2, dtype=np.float64)
+    """The features, and the features times each of the list's contexts, (n_lists, n_contexts):
+    float64 (n_lists, depth, (1 + n_contexts) * n_features)."""
+    times = [features * one[:, None, None] for one in context.T]
+    return np.concatenate([features, *times], axis=2, dtype=np.float64)
 
 
 def fit_logit(
@@ -67,9 +74,9 @@ def fit_logit(
         start: where the search begins. towards: zero, if not given.
 
     Returns:
-        float64 (2 * n_features,).
+        float64 (n_blocks * n_features,).
     """
-    towards = np.zeros(2 * lists.features.shape[2]) if towards is None else towards
+    towards = np.zeros(lists.n_blocks * lists.features.shape[2]) if towards is None else towards
     weights = towards.copy() if start is None else start.copy()
     value = _value(lists, weights, penalty, towards)
     for _ in range(_MAX_STEPS):

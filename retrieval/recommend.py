@@ -13,8 +13,9 @@ from indexes import Hits
 from indexes.filters import filter_mask
 from retrieval.candidates import gather_candidates
 from retrieval.config import Config
-from retrieval.data import IdMap, canonical_id
+from retrieval.data import IdMap, Interactions, canonical_id
 from retrieval.explain import explain_item, found_by
+from retrieval.histories import histories_of, time_away
 from retrieval.results import Recommendation, RecommendationList
 from retrieval.sources import DenseSource, Queries
 from retrieval.stage_one import SourceSettings
@@ -26,19 +27,40 @@ Filters = str | Mapping[str, object] | None
 
 
 @dataclass(frozen=True)
+class _Asked:
+    """Whose list is wanted: item rows, oldest first, and how long ago they were taken (see `Queries`).
+
+    ignored: how many ids the catalogue does not know. note: for somebody unknown.
+    """
+
+    rows: np.ndarray
+    away: float = np.nan
+    ignored: int = 0
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class Recommender:
     """A fitted two-stage recommender and the histories of the users it knows. Nothing changes it.
 
-    histories: per user row of `users` int64 item rows, oldest first.
+    histories: per user row of `users` int64 item rows, oldest first. away: how long each had been away when the newest
+        interaction of anybody was taken (see `Queries`).
     config, settings: how it was fitted. facts: what the bundle's manifest tells (version, figures).
     """
 
     model: TwoStage
     users: IdMap
     histories: Sequence[np.ndarray]
+    away: np.ndarray
     config: Config
     settings: SourceSettings
     facts: Mapping[str, object] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, model: TwoStage, interactions: Interactions, config: Config, settings: SourceSettings) -> Recommender:
+        """A recommender for the users of these interactions, with the histories they have there."""
+        histories, away = histories_of(interactions), time_away(interactions)
+        return cls(model, interactions.users, histories, away, config, settings)
 
     @classmethod
     def load(
@@ -87,16 +109,17 @@ class Recommender:
         Raises:
             ValueError: k outside 1..1000, or neither a user nor a history, or a filter that cannot be read.
         """
-        rows, ignored, note = self._history_rows(user_id, history)
-        lists = self._lists([rows], k=k, filters=filters, explain=explain)
+        asked = self._asked(user_id, history)
+        ranked = self._rank([asked], k=k, filters=filters)
         name = None if user_id is None else canonical_id(user_id)
-        return RecommendationList(lists[0], name, note or self._cold_note(rows, name), ignored)
+        items = self._items(ranked, 0, asked.rows, k, explain)
+        return RecommendationList(items, name, asked.note or self._cold_note(asked.rows, name), asked.ignored)
 
     def recommend_many(
         self,
         user_ids: Sequence[str] | None = None,
         *,
-        histories: Sequence[Sequence[str]] | None = None,
+        histories: Sequence[Sequence[str] | None] | None = None,
         k: int = 10,
         filters: Filters = None,
     ) -> pd.DataFrame:
@@ -104,7 +127,7 @@ class Recommender:
 
         Args:
             user_ids: known or unknown users; with histories, the names to give them.
-            histories: per user item ids, oldest first; None takes the known users' own.
+            histories: per user item ids, oldest first; None takes the known users' own, or a known user's.
 
         Raises:
             ValueError: see `recommend`; or as many histories as users were expected.
@@ -115,11 +138,9 @@ class Recommender:
         names = list(user_ids) if user_ids is not None else [str(place) for place in range(count)]
         if histories is not None and len(histories) != count:
             raise ValueError(f"recommend_many: expected {count} histories, one per user, got {len(histories)}")
-        rows = [
-            self._history_rows(name, None if histories is None else histories[place])[0]
-            for place, name in enumerate(names)
-        ]
-        ranked = self._rank(rows, k=k, filters=filters)
+        given = [None] * count if histories is None else histories
+        asked = [self._asked(name, history) for name, history in zip(names, given, strict=True)]
+        ranked = self._rank(asked, k=k, filters=filters)
         real = ranked.rows >= 0
         place, _ = np.nonzero(real)
         ids = np.asarray([canonical_id(name) for name in names], dtype=object)
@@ -165,11 +186,11 @@ class Recommender:
         wanted = self.item_ids.to_rows(list(item_ids))
         if not len(wanted) or len(np.unique(wanted)) != len(wanted):
             raise ValueError(f"rerank: expected distinct candidates, at least one, got {list(item_ids)!r}")
-        rows, ignored, note = self._history_rows(None, history)
-        queries = self._queries([rows])
+        asked = self._asked(None, history)
+        queries, rows = self._queries([asked]), asked.rows
         model = self.model
         pool = gather_candidates(model.sources, queries, per_source=model.depths.per_source, extra=[wanted])
-        pool = pool.ordered(model.recall_fusion.score(pool.features, context_of([rows])))
+        pool = pool.ordered(model.recall_fusion.score(pool.features, context_of([rows], queries.away)))
         places = np.flatnonzero(np.isin(pool.rows[0], wanted))
         chosen = replace(
             pool,
@@ -180,45 +201,44 @@ class Recommender:
         )
         ranked = model.finish(queries, model.details.add(chosen, [rows]))
         return RecommendationList(
-            self._items(ranked, 0, rows, len(wanted), False), None, note or self._cold_note(rows, None), ignored
+            self._items(ranked, 0, rows, len(wanted), False),
+            None,
+            asked.note or self._cold_note(rows, None),
+            asked.ignored,
         )
 
-    def _history_rows(self, user_id: str | None, history: Sequence[str] | None) -> tuple[np.ndarray, int, str]:
-        """Item rows oldest first, how many ids were unknown, and a note for somebody unknown."""
+    def _asked(self, user_id: str | None, history: Sequence[str] | None) -> _Asked:
+        """Whose list is wanted: of a history that is given only its order is known, not how long ago it was."""
         if history is not None:
             if isinstance(history, str):
                 raise ValueError(f"history: expected a sequence of item ids, got the single str {history!r}")
             rows = self.item_ids.to_rows(list(history), unknown="ignore")
-            return rows[rows >= 0], int((rows < 0).sum()), ""
+            return _Asked(rows[rows >= 0], ignored=int((rows < 0).sum()))
         if user_id is None:
             raise ValueError("recommend: expected a user_id or a history, got neither")
         row = int(self.users.to_rows([user_id], unknown="ignore")[0])
         if row < 0:
-            return np.empty(0, dtype=np.int64), 0, f"unknown user {canonical_id(user_id)!r}: the most popular items"
-        return np.asarray(self.histories[row], dtype=np.int64), 0, ""
+            note = f"unknown user {canonical_id(user_id)!r}: the most popular items"
+            return _Asked(np.empty(0, dtype=np.int64), note=note)
+        return _Asked(np.asarray(self.histories[row], dtype=np.int64), float(self.away[row]))
 
     def _cold_note(self, rows: np.ndarray, user_id: str | None) -> str:
         if len(rows):
             return ""
         return f"no usable history{f' of user {user_id!r}' if user_id else ''}: the most popular items"
 
-    def _queries(self, rows: Sequence[np.ndarray]) -> Queries:
-        empty = np.empty(0, dtype=np.int64)
-        return self.model.catalogue.queries(rows, exclude=[empty] * len(rows) if self.config.keep_seen else None)
+    def _queries(self, asked: Sequence[_Asked]) -> Queries:
+        exclude = [np.empty(0, dtype=np.int64)] * len(asked) if self.config.keep_seen else None
+        away = np.array([one.away for one in asked], dtype=np.float32)
+        return self.model.catalogue.queries([one.rows for one in asked], exclude=exclude, away=away)
 
-    def _rank(self, rows: Sequence[np.ndarray], *, k: int, filters: Filters) -> Ranked:
+    def _rank(self, asked: Sequence[_Asked], *, k: int, filters: Filters) -> Ranked:
         depth = check_k(k)
         model = self.model
         if depth > model.depths.rerank:
             wider = replace(model.depths, rerank=depth, per_source=max(depth, model.depths.per_source))
             model = replace(model, depths=wider)
-        return model.rank(self._queries(rows), allowed=self._allowed(filters)).cut(depth)
-
-    def _lists(
-        self, rows: Sequence[np.ndarray], *, k: int, filters: Filters, explain: bool
-    ) -> list[tuple[Recommendation, ...]]:
-        ranked = self._rank(rows, k=k, filters=filters)
-        return [self._items(ranked, user, history, k, explain) for user, history in enumerate(rows)]
+        return model.rank(self._queries(asked), allowed=self._allowed(filters)).cut(depth)
 
     def _items(
         self, ranked: Ranked, user: int, history: np.ndarray, k: int, explain: bool

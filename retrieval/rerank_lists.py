@@ -25,11 +25,12 @@ from retrieval.two_stage import batch_size, context_of, rerank_features, rerank_
 @dataclass(frozen=True)
 class Position:
     """One moment of one user: what came before (rows, oldest first), what was taken next, or in the time after (int64
-    rows), what was shown and not taken."""
+    rows), what was shown and not taken. away: see `Queries`."""
 
     history: np.ndarray
     targets: np.ndarray
     shown: np.ndarray
+    away: float = float("nan")
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ def positions_at_moment(followed: Sequence[Followed], shown: Sequence[Shown] | N
     for one in followed:
         seen = np.empty(0, np.int64) if shown is None else shown[one.user].rows
         certain = np.unique(seen[~np.isin(seen, one.history) & ~np.isin(seen, one.taken)])
-        positions.append(Position(one.history, one.taken, certain))
+        positions.append(Position(one.history, one.taken, certain, one.away))
     return positions
 
 
@@ -151,16 +152,17 @@ def make_lists(
         if not batch:
             continue
         histories = [position.history for position in batch]
-        queries = _queries(catalogue, histories, keep_seen)
+        queries = _queries(catalogue, batch, keep_seen)
+        context = context_of(histories, queries.away)
         shown = [position.shown for position in batch]
         pool = gather_candidates(sources, queries, per_source=per_source, allowed=allowed, extra=shown)
-        order = recall_fusion.score(pool.features, context_of(histories))
+        order = recall_fusion.score(pool.features, context)
         for user, position in enumerate(batch):
             # What was shown stays in the list however low stage one ranks it.
             forced = np.isin(pool.rows[user], position.shown) & (pool.rows[user] >= 0)
             order[user, forced] += 1e6
         ranked = pool.ordered(order, depth=depth)
-        ranked = replace(ranked, scores=recall_fusion.score(ranked.features, context_of(histories)))
+        ranked = replace(ranked, scores=recall_fusion.score(ranked.features, context))
         ranked = details.add(ranked, histories)
         for user, position in enumerate(batch):
             if np.isin(position.targets, ranked.rows[user]).any():
@@ -197,7 +199,7 @@ def _found(
     Content that reads the history as one text costs more than all others together, and finds little that they do not.
     """
     cheap = [source for source in sources if not (isinstance(source, ContentSource) and not source.decay)]
-    queries = _queries(catalogue, [position.history for position in positions], keep_seen)
+    queries = _queries(catalogue, positions, keep_seen)
     found = np.zeros(len(positions), dtype=bool)
     for source in cheap:
         rows = source.scan(queries).top(per_source, allowed=allowed).rows
@@ -205,7 +207,10 @@ def _found(
     return [position for position, hit in zip(positions, found, strict=True) if hit]
 
 
-def _queries(catalogue: Catalogue, histories: list[np.ndarray], keep_seen: bool) -> Queries:
+def _queries(catalogue: Catalogue, positions: Sequence[Position], keep_seen: bool) -> Queries:
     """A seen target (bought again) can only be found where seen items are not excluded."""
-    empty = np.empty(0, dtype=np.int64)
-    return catalogue.queries(histories, exclude=[empty] * len(histories) if keep_seen else None)
+    histories, exclude = [position.history for position in positions], None
+    if keep_seen:
+        exclude = [np.empty(0, dtype=np.int64)] * len(histories)
+    away = np.array([position.away for position in positions], dtype=np.float32)
+    return catalogue.queries(histories, exclude=exclude, away=away)

@@ -72,18 +72,20 @@ class Validation:
     """Histories (oldest first) and one item row that was taken after each.
 
     keep_seen: seen items may be right. users: int64 (n,), whose history it is; a user may be there several times, with
-    one target each.
+    one target each. away: see `Queries`.
     """
 
     histories: list[np.ndarray]
     targets: np.ndarray
     keep_seen: bool
     users: np.ndarray
+    away: np.ndarray | None = None
 
     def take(self, places: np.ndarray) -> Validation:
         """Some of them, in this order."""
         histories = [self.histories[place] for place in places]
-        return Validation(histories, self.targets[places], self.keep_seen, self.users[places])
+        away = None if self.away is None else self.away[places]
+        return Validation(histories, self.targets[places], self.keep_seen, self.users[places], away)
 
     def slice(self, n: int, seed: int) -> Validation:
         """n at random (all, if there are no more)."""
@@ -199,4 +201,5 @@ def in_batches(n: int, size: int) -> list[slice]:
 
 def sub_queries(queries: Queries, part: slice) -> Queries:
     """Some users of a batch."""
-    return Queries(queries.histories[part], queries.exclude[part], queries.texts[part])
+    away = None if queries.away is None else queries.away[part]
+    return Queries(queries.histories[part], queries.exclude[part], queries.texts[part], away)

@@ -5,7 +5,7 @@ reranker/             AutoModelForSequenceClassification.from_pretrained(bundle/
 reranker/history/     AutoModel.from_pretrained(bundle/reranker/history), where a history model counts
 index/text/, index/items/     faiss.read_index(bundle/index/items/index.faiss), or where it is on Milvus
 items.parquet         pandas.read_parquet
-users.parquet         user_id, and the item rows of its history, oldest first
+users.parquet         user_id, the item rows of its history, oldest first, and how long the user had been away
 vectors.safetensors   text vectors (n_items, text_dim) and item vectors (n_items, dim), float32
 head.safetensors      the trained recall head
 sources.safetensors   item-item matrices in CSR parts and popularity
@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ from retrieval.sources import (
 from retrieval.stage_one import SourceSettings
 from retrieval.two_stage import TwoStage
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 _PARTS = ("items.parquet", "users.parquet", "vectors.safetensors", "head.safetensors", "sources.safetensors")
 _PARTS += ("config.json", "settings.json", "fusion.json", "sources.json")
 
@@ -114,6 +115,7 @@ def _write(directory: Path, recommender: Recommender, evaluation: Mapping[str, A
         {
             "user_id": pa.array(list(recommender.users.ids), pa.string()),
             "history": pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(rows)),
+            "away": pa.array(recommender.away, pa.float32()),
         }
     )
     pq.write_table(table, directory / "users.parquet", write_page_checksum=True)
@@ -124,10 +126,8 @@ def _write(directory: Path, recommender: Recommender, evaluation: Mapping[str, A
         model.reranker.save(directory / "reranker")
     _write_json(directory / "config.json", recommender.config.to_dict())
     _write_json(directory / "settings.json", asdict(recommender.settings))
-    _write_json(
-        directory / "fusion.json",
-        {"recall": _fusion_dict(model.recall_fusion), "final": _fusion_dict(model.final_fusion)},
-    )
+    fusions = {"recall": _fusion_dict(model.recall_fusion), "final": _fusion_dict(model.final_fusion)}
+    _write_json(directory / "fusion.json", fusions)
     _write_json(directory / "sources.json", _source_facts(model.sources))
     if evaluation is not None:
         _write_json(directory / "evaluation.json", dict(evaluation))
@@ -151,15 +151,16 @@ def _source_facts(sources: Sequence[Source]) -> list[dict[str, Any]]:
 
 
 def _fusion_dict(fusion: Fusion) -> dict[str, Any]:
-    return {**asdict(fusion), "weights": fusion.weights.tolist(), "names": list(fusion.names)}
+    arrays = {name: getattr(fusion, name).tolist() for name in ("weights", "context_mean", "context_deviation")}
+    return {**asdict(fusion), **arrays, "names": list(fusion.names)}
 
 
 def _fusion(values: Mapping[str, Any]) -> Fusion:
     return Fusion(
         names=tuple(values["names"]),
         weights=np.array(values["weights"], dtype=np.float64),
-        context_mean=values["context_mean"],
-        context_deviation=values["context_deviation"],
+        context_mean=np.array(values["context_mean"], dtype=np.float64),
+        context_deviation=np.array(values["context_deviation"], dtype=np.float64),
         calibration=tuple(values["calibration"]),
         figures=values["figures"],
     )
@@ -228,9 +229,9 @@ def load_bundle(bundle: Path, *, device: str = "auto", precision: str = "auto", 
         final_fusion=_fusion(fusions["final"]),
     )
     _ = model.details  # made now, so that the first request does not wait for it
-    users, histories = _load_users(directory / "users.parquet")
+    users, histories, away = _load_users(directory / "users.parquet")
     settings = SourceSettings(**_read_json(directory / "settings.json"))
-    return Recommender(model, users, histories, config, settings, {"directory": str(directory), **facts})
+    return Recommender(model, users, histories, away, config, settings, {"directory": str(directory), **facts})
 
 
 def _require_parts(directory: Path) -> None:
@@ -278,14 +279,15 @@ def _load_sources(
     return tuple(sources)
 
 
-def _load_users(path: Path) -> tuple[IdMap, list[np.ndarray]]:
+def _load_users(path: Path) -> tuple[IdMap, list[np.ndarray], np.ndarray]:
     table = pq.read_table(path, page_checksum_verification=True).combine_chunks()
     users = IdMap.of(table["user_id"].to_pylist())
     lists = table["history"].chunk(0) if table["history"].num_chunks else None
+    away = table["away"].to_numpy().astype(np.float32)
     if lists is None:
-        return users, []
+        return users, [], away
     offsets, rows = lists.offsets.to_numpy(), lists.values.to_numpy().astype(np.int64)
-    return users, [rows[offsets[user] : offsets[user + 1]] for user in range(len(users))]
+    return users, [rows[start:end] for start, end in pairwise(offsets)], away
 
 
 def _write_json(path: Path, values: Any) -> None:

@@ -132,7 +132,7 @@ class TwoStage:
     def recall(self, queries: Queries, *, allowed: np.ndarray | None = None) -> Candidates:
         """Stage one: at most `depths.rerank` candidates per user, best recall score first, with their details."""
         pool = gather_candidates(self.sources, queries, per_source=self.depths.per_source, allowed=allowed)
-        scores = self.recall_fusion.score(pool.features, context_of(queries.histories))
+        scores = self.recall_fusion.score(pool.features, context_of(queries.histories, queries.away))
         found = pool.ordered(self._popular_for_cold(queries, pool, scores), depth=self.depths.rerank)
         return self.details.add(found, queries.histories)
 
@@ -163,7 +163,7 @@ class TwoStage:
     def fuse(self, queries: Queries, candidates: Candidates, logits: np.ndarray) -> np.ndarray:
         """One log-odds per candidate from recall features and rerank logit: float32 (n_users, depth)."""
         features = final_features(candidates, None if self.reranker is None else logits)
-        scores = self.final_fusion.score(features, context_of(queries.histories))
+        scores = self.final_fusion.score(features, context_of(queries.histories, queries.away))
         return self._popular_for_cold(queries, candidates, scores)
 
     def _popular_for_cold(self, queries: Queries, candidates: Candidates, scores: np.ndarray) -> np.ndarray:
@@ -187,9 +187,17 @@ def batch_size(n_items: int) -> int:
     return max(1, min(BATCH_USERS, _BATCH_CELLS // max(1, n_items)))
 
 
-def context_of(histories: Sequence[np.ndarray]) -> np.ndarray:
-    """What the fusions know of a user besides the candidates: log(1 + history length), float32 (n_users,)."""
-    return np.log1p([len(history) for history in histories]).astype(np.float32)
+def context_of(histories: Sequence[np.ndarray], away: np.ndarray | None = None) -> np.ndarray:
+    """What the fusions know of a user besides the candidates: log(1 + history length), and how long ago that was.
+
+    Args:
+        away: see `Queries`.
+
+    Returns:
+        float32 (n_users, 2), nan where it is not known.
+    """
+    unknown = np.full(len(histories), np.nan) if away is None else away
+    return np.stack([np.log1p([len(history) for history in histories]), unknown], axis=1).astype(np.float32)
 
 
 def final_features(candidates: Candidates, logits: np.ndarray | None) -> np.ndarray:

@@ -20,7 +20,7 @@ from retrieval.data import IdMap, Interactions, Items
 from retrieval.data.columns import ITEM_TEXTS
 from retrieval.encoder.heads import RecallHead
 from retrieval.encoder.train import embed_items
-from retrieval.histories import histories_of
+from retrieval.histories import histories_of, time_away
 from retrieval.lending import BORROWING, lend_links, lend_residuals, lenders_of
 from retrieval.move_index import index_like
 from retrieval.recommend import Recommender
@@ -126,11 +126,11 @@ def replace_catalogue(recommender: Recommender, items: Items, interactions: Inte
         new_row = np.full(model.catalogue.n_items, -1, dtype=np.int64)
         new_row[place[place >= 0]] = np.flatnonzero(place >= 0)
         moved = [new_row[history] for history in recommender.histories]
-        users, histories = recommender.users, [rows[rows >= 0] for rows in moved]
+        users, histories, away = recommender.users, [rows[rows >= 0] for rows in moved], recommender.away
     else:
-        users, histories = interactions.users, histories_of(interactions)
+        users, histories, away = interactions.users, histories_of(interactions), time_away(interactions)
     changed = replace(model, catalogue=catalogue, sources=sources)
-    return replace(recommender, model=changed, users=users, histories=histories)
+    return replace(recommender, model=changed, users=users, histories=histories, away=away)
 
 
 def _catalogue(old: Catalogue, items: Items, place: np.ndarray, recommender: Recommender) -> Catalogue:

@@ -12,7 +12,6 @@ from retrieval.config import Config
 from retrieval.data import Interactions, Items
 from retrieval.encoder.text_encoder import TextEncoder
 from retrieval.fit import Fitted, fit
-from retrieval.histories import histories_of
 from retrieval.recommend import Recommender
 from retrieval.storage import save_bundle
 from tests import world
@@ -56,7 +55,7 @@ def fitted(items: Items, interactions: Interactions, config: Config, encoder: Te
 @pytest.fixture(scope="session")
 def unpublished(fitted: Fitted, interactions: Interactions, config: Config) -> Recommender:
     """A recommender around `fitted` that has never been on disk."""
-    return Recommender(fitted.model, interactions.users, histories_of(interactions), config, fitted.settings)
+    return Recommender.of(fitted.model, interactions, config, fitted.settings)
 
 
 @pytest.fixture(scope="session")

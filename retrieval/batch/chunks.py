@@ -91,11 +91,8 @@ def score_chunk(
     for start in range(0, len(chunk), BATCH_USERS):
         part = slice(start, start + BATCH_USERS)
         ids = list(chunk.user_ids[part])
-        frames.append(
-            recommender.recommend_many(
-                ids, histories=_histories(recommender, chunk, part), k=options.k, filters=options.filters
-            )
-        )
+        histories = chunk.histories[part]
+        frames.append(recommender.recommend_many(ids, histories=histories, k=options.k, filters=options.filters))
         done(len(ids))
     frame = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=[*COLUMNS])
     segment_of = {user: name or None for user, name in zip(chunk.user_ids, chunk.segments, strict=True)}
@@ -109,20 +106,6 @@ def score_chunk(
             "score": frame["score"].to_numpy(dtype=np.float32),
         }
     )
-
-
-def _histories(recommender: Recommender, chunk: UserChunk, part: slice) -> list[list[str]] | None:
-    """The given histories, the known users' own in the gaps; None where none is given: then nothing is translated."""
-    given = chunk.histories[part]
-    if all(history is None for history in given):
-        return None
-    own = recommender.users.to_rows(chunk.user_ids[part], unknown="ignore")
-    histories = []
-    for row, history in zip(own.tolist(), given, strict=True):
-        if history is None:
-            history = recommender.item_ids.to_ids(recommender.histories[row]).tolist() if row >= 0 else ()
-        histories.append(list(history))
-    return histories
 
 
 def finish_chunk(

@@ -28,7 +28,7 @@ def make_lists(weights: np.ndarray, n_lists: int = 600, depth: int = 20, seed: i
     probability /= probability.sum(axis=1, keepdims=True)
     rows = np.tile(np.arange(depth), (n_lists, 1))
     place = np.array([rng.choice(depth, p=line) for line in probability])
-    return FusionLists(features, rows, place, rng.normal(size=n_lists).astype(np.float32))
+    return FusionLists(features, rows, place, rng.normal(size=(n_lists, 1)).astype(np.float32))
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def test_weights_may_depend_on_how_much_is_known_of_a_user():
         np.concatenate([one.features, other.features]),
         np.concatenate([one.rows, other.rows]),
         np.concatenate([one.target, other.target]),
-        context,
+        context[:, None],
     )
     fusion = fit_fusion(joined, ("a_score", "b_score"))
     # One of context -1 is weighed by w - v, one of +1 by w + v.
@@ -176,7 +176,7 @@ def test_lists_without_their_target_lower_the_probability(lists):
 def test_a_target_that_is_always_right_is_likely_and_the_others_are_not():
     features = np.zeros((200, 10, 1), dtype=np.float32)
     features[:, 3] = 3
-    lists = FusionLists(features, np.tile(np.arange(10), (200, 1)), np.full(200, 3), np.zeros(200, np.float32))
+    lists = FusionLists(features, np.tile(np.arange(10), (200, 1)), np.full(200, 3), np.zeros((200, 1), np.float32))
     fusion = fit_fusion(lists, ("sure_score",))
     probability = fusion.probability(fusion.score(features, lists.context))
     assert probability[:, 3].min() > 0.9
@@ -188,7 +188,9 @@ def test_validation_without_a_mistake_does_not_make_probabilities_extreme(gap):
     rng = np.random.default_rng(0)
     features = rng.normal(size=(80, 20, 2)).astype(np.float32)
     features[:, 0, 0] = features[:, :, 0].max(axis=1) + gap
-    lists = FusionLists(features, np.tile(np.arange(20), (80, 1)), np.zeros(80, np.int64), np.zeros(80, np.float32))
+    lists = FusionLists(
+        features, np.tile(np.arange(20), (80, 1)), np.zeros(80, np.int64), np.zeros((80, 1), np.float32)
+    )
     fusion = fit_fusion(lists, ("sure_score", "noise_score"))
     probability = fusion.probability(fusion.score(features, lists.context))
     assert probability[:, 0].mean() > 0.8
@@ -199,7 +201,9 @@ def test_validation_without_a_mistake_does_not_make_probabilities_extreme(gap):
 def test_probabilities_tell_apart_what_the_score_tells_apart():
     # A step of 12 in a feature that is always right, then small differences: the list still has an order.
     features = np.tile(np.array([6.0, 1.0, 0.5, 0.0, -2.0], dtype=np.float32)[None, :, None], (200, 1, 1))
-    lists = FusionLists(features, np.tile(np.arange(5), (200, 1)), np.zeros(200, np.int64), np.zeros(200, np.float32))
+    lists = FusionLists(
+        features, np.tile(np.arange(5), (200, 1)), np.zeros(200, np.int64), np.zeros((200, 1), np.float32)
+    )
     fusion = fit_fusion(lists, ("sure_score",))
     probability = fusion.probability(fusion.score(features[:1], lists.context[:1]))[0]
     assert (np.diff(probability) < 0).all()
@@ -260,7 +264,8 @@ def test_beside_a_fusion_only_what_is_new_is_fitted():
         many, few = make_lists(true, n_lists=800, seed=20 + seed), make_lists(true, n_lists=12, seed=40 + seed)
         base = fit_fusion(replace(many, features=many.features[:, :, :2]), NAMES[:2])
         found = fit_fusion(few, NAMES, base=base)
-        assert (found.context_mean, found.context_deviation) == (base.context_mean, base.context_deviation)
+        np.testing.assert_array_equal(found.context_mean, base.context_mean)
+        np.testing.assert_array_equal(found.context_deviation, base.context_deviation)
         np.testing.assert_array_equal(found.weights.reshape(2, -1)[:, :2], base.weights.reshape(2, -1))
         ahead.append(ndcg(found, apart))
         alone.append(ndcg(fit_fusion(few, NAMES), apart))

@@ -11,7 +11,9 @@ from retrieval.fusion import Fusion, FusionLists
 from retrieval.head_start import FEWEST_LISTS, STEPS, give_head_start
 
 NAMES = ("some_score", "new_item")
-FUSION = Fusion(NAMES, np.array([1.0, 0.1, 0.0, 0.0]), 0.0, 1.0, (1.0, 0.0), {"fused": {"held_out": 0.5}})
+FUSION = Fusion(
+    NAMES, np.array([1.0, 0.1, 0.0, 0.0]), np.zeros(1), np.ones(1), (1.0, 0.0), {"fused": {"held_out": 0.5}}
+)
 
 
 def lists_of(gap: float, *, n_lists: int = 400, n_known: int = 12, new_right: float = 0.5) -> FusionLists:
@@ -22,7 +24,7 @@ def lists_of(gap: float, *, n_lists: int = 400, n_known: int = 12, new_right: fl
     features[:, -1] = (-gap, 1)
     rows = np.tile(np.arange(n_known + 1), (n_lists, 1))
     target = np.where(np.arange(n_lists) < new_right * n_lists, n_known, 0)
-    return FusionLists(features, rows, target, np.zeros(n_lists, np.float32))
+    return FusionLists(features, rows, target, np.zeros((n_lists, 1), np.float32))
 
 
 def chosen(fusion: Fusion) -> float:

@@ -105,7 +105,7 @@ def test_all_rows_of_a_user_are_in_one_part_and_one_fold():
     assert len(first.targets) == 5 * round(0.25 * 30)
     assert sorted([*first.targets, *second.targets]) == list(range(150))
     empty = np.zeros((150, 1, 1), np.float32), np.zeros((150, 1), np.int64), np.zeros(150, np.int64)
-    fold = FusionLists(*empty, np.zeros(150, np.float32), users).folds(4, 0)
+    fold = FusionLists(*empty, np.zeros((150, 1), np.float32), users).folds(4, 0)
     assert all(len(set(fold[users == user])) == 1 for user in range(30))
     assert sorted(np.bincount(fold)) == [35, 35, 40, 40]
 
@@ -160,7 +160,7 @@ def by_time(items, interactions, encoder) -> Recommender:
     fitted = fit(items, interactions, config, encoder=encoder)
     assert fitted.model.reranker is not None
     assert fitted.record["n_validation_users"] == len(time_split(interactions).test_users)
-    return Recommender(fitted.model, interactions.users, histories_of(interactions), config, fitted.settings)
+    return Recommender.of(fitted.model, interactions, config, fitted.settings)
 
 
 def test_coarse_times_have_fewer_moments(interactions, by_time):

@@ -12,7 +12,7 @@ def make_lists(n: int, *, seed: int = 0, weight: float = 1.0) -> Lists:
     """Lists of up to six candidates, of which one is taken as weights say that grow with the context."""
     rng = np.random.default_rng(seed)
     features = rng.normal(size=(n, 6, 3)).astype(np.float32)
-    context = rng.normal(size=n)
+    context = rng.normal(size=(n, 1))
     rows = np.tile(np.arange(6), (n, 1))
     rows[rng.random((n, 6)) < 0.2] = -1
     rows[:, 0] = 0
@@ -24,7 +24,7 @@ def make_lists(n: int, *, seed: int = 0, weight: float = 1.0) -> Lists:
 def objective(lists: Lists, weights: np.ndarray, penalty: float) -> float:
     total = penalty * float((weights**2).sum())
     for features, context, rows, place in zip(lists.features, lists.context, lists.rows, lists.place, strict=True):
-        logits = widen(features[None], np.array([context]))[0] @ weights
+        logits = widen(features[None], context[None])[0] @ weights
         total -= float(logits[place] - np.log(np.exp(logits[rows >= 0]).sum()))
     return total
 

@@ -41,7 +41,7 @@ def sources(catalogue) -> tuple[Source, ...]:
 def fusion() -> Fusion:
     """Neighbours first, popularity after."""
     names = ("neighbours_score", "popular_score", "neighbours_rank", "popular_rank", "new_item", "new_neighbours")
-    return Fusion(names, np.array([1.0, 0.1, *[0.0] * 10]), 0.0, 1.0, (1.0, 0.0), {})
+    return Fusion(names, np.array([1.0, 0.1, *[0.0] * 10]), np.zeros(1), np.ones(1), (1.0, 0.0), {})
 
 
 def lists_of(catalogue, sources, fusion, positions, **options) -> list[RerankList]:
@@ -160,7 +160,7 @@ def test_features_of_a_list_are_those_of_serving(catalogue, sources, fusion):
     # Serving standardises over the list as well, and here the list is the whole pool.
     order = [place[int(row)] for row in found.rows]
     np.testing.assert_allclose(kept[:, expected.shape[1] :], expected_details[order], atol=8e-3)
-    np.testing.assert_allclose(found.scores, fusion.score(expected[None], np.log1p([2]))[0], atol=1e-5)
+    np.testing.assert_allclose(found.scores, fusion.score(expected[None], np.log1p([[2]]))[0], atol=1e-5)
 
 
 def test_what_was_shown_has_its_own_score_not_the_one_that_keeps_it_in_the_list(catalogue, sources, fusion):

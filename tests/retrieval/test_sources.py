@@ -31,7 +31,7 @@ from retrieval.sources.item_items import (
     followers,
 )
 from retrieval.sources.popular import count_items
-from retrieval.stage_one import SourceSettings, transitions_of
+from retrieval.stage_one import SourceSettings, sub_queries, transitions_of
 from retrieval.text import TextConfig
 
 SOURCES = ("dense", "neighbours", "ease", "transitions", "content", "lexical", "popular", "repeat")
@@ -142,7 +142,7 @@ class TestContract:
     def test_a_user_alone_gets_what_they_get_among_others(self, sources, queries, name):
         together = sources[name].scan(queries).top(10)
         for user in range(len(queries)):
-            one = Queries(*((part[user],) for part in (queries.histories, queries.exclude, queries.texts)))
+            one = sub_queries(queries, slice(user, user + 1))
             alone = sources[name].scan(one).top(10)
             np.testing.assert_array_equal(alone.rows[0], together.rows[user])
             np.testing.assert_allclose(alone.scores[0], together.scores[user], atol=1e-6)
@@ -202,7 +202,7 @@ def test_a_history_is_read_as_one_text_where_no_decay_is_set(catalogue, queries)
     source = ContentSource(catalogue.encoder, catalogue.index, catalogue.text_vectors, decay=0.0)
     encoded = catalogue.encoder.encode([queries.texts[0]])
     every = np.arange(catalogue.n_items)[None]
-    one = Queries(*((part[0],) for part in (queries.histories, queries.exclude, queries.texts)))
+    one = sub_queries(queries, slice(0, 1))
     np.testing.assert_allclose(source.scan(one).at(every), encoded @ catalogue.text_vectors.T, atol=1e-5)
 
 

@@ -88,12 +88,11 @@ def test_a_bundle_without_a_reranker_comes_back_without_one(fitted, unpublished,
 
 def test_where_seen_items_are_kept_they_still_are(fitted, interactions, items, encoder, tmp_path):
     from retrieval.fit import fit
-    from retrieval.histories import histories_of
     from tests.world import tiny_config
 
     config = tiny_config(keep_seen=True, use_reranker=False, head_training={"max_passes": 1})
     kept = fit(items, interactions, config, encoder=encoder)
-    made = Recommender(kept.model, interactions.users, histories_of(interactions), config, kept.settings)
+    made = Recommender.of(kept.model, interactions, config, kept.settings)
     save_bundle(tmp_path / "bundle", made)
     again = Recommender.load(tmp_path / "bundle", device="cpu")
     assert "repeat" in again.model.source_names
@@ -241,5 +240,5 @@ def test_a_bundle_of_another_format_says_what_to_do(bundle, tmp_path):
     facts = {**read_manifest(version).facts, "format_version": 99}
     (version / "manifest.json").unlink()
     write_manifest(version, facts=facts)
-    with pytest.raises(ValueError, match="expected a tandem bundle of format 4, got kind 'tandem-bundle' of format 99"):
+    with pytest.raises(ValueError, match="expected a tandem bundle of format 5, got kind 'tandem-bundle' of format 99"):
         Recommender.load(version, device="cpu")
