@@ -182,7 +182,8 @@ def _fit_second_stage(
     with clock.step("fusion", "fit the fusion without GPT-2 on validation"):
         found, earlier = recall_worlds(draft, worlds), [moment.world for moment in recall.moments]
         both = [*found, *recall_worlds(draft, earlier)]
-        plain = replace(draft, final_fusion=fit_plain_fusion(draft, both, [*worlds, *earlier], config))
+        without = fit_plain_fusion(draft, both, [*worlds, *earlier], config)
+        plain = replace(draft, final_fusion=without.fusion)
     if not config.use_reranker:
         return plain, plain
     with clock.step("lists", "make the reranker's training lists"):
@@ -204,7 +205,7 @@ def _fit_second_stage(
     with clock.step("fusion", "fit the final fusion on validation"):
         draft = replace(draft, reranker=reranker)
         # GPT-2 learned from the earlier moments, so what it counts is fitted elsewhere, beside the fusion without it.
-        base = plain.final_fusion if earlier else None
+        base = without if earlier else None
         return plain, replace(draft, final_fusion=fit_final_fusion(draft, found, worlds, config, base=base))
 
 

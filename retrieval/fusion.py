@@ -128,14 +128,39 @@ def _calibrate(scores: np.ndarray, rows: np.ndarray, target: np.ndarray) -> tupl
     return (slope, offset) if slope > 0 else (1.0, offset)
 
 
+@dataclass(frozen=True)
+class CrossFitted:
+    """A fusion, and what fits on the other folds score its lists: float32 (n_lists, depth).
+
+    Beside scores of a fusion that saw the very lists, whatever is added would seem to add little.
+    """
+
+    fusion: Fusion
+    scores: np.ndarray
+
+
 def fit_fusion(
-    lists: FusionLists, names: Sequence[str], *, n_first: int = 0, base: Fusion | None = None, seed: int = 0
+    lists: FusionLists, names: Sequence[str], *, n_first: int = 0, base: CrossFitted | None = None, seed: int = 0
 ) -> Fusion:
+    """The fusion of `cross_fit`."""
+    return cross_fit(lists, names, n_first=n_first, base=base, seed=seed).fusion
+
+
+def cross_fit(
+    lists: FusionLists,
+    names: Sequence[str],
+    *,
+    n_first: int = 0,
+    base: CrossFitted | None = None,
+    careful: bool = False,
+    seed: int = 0,
+) -> CrossFitted:
     """Fit on validation lists; penalties and the choice against single features come from held-out folds.
 
     Args:
         n_first: the first so many features are fitted alone before; 0 fits all at once.
-        base: a fusion of the first features; only what stands after them is fitted, beside it.
+        base: a fusion of the first features, with scores of these lists; only what stands after them is fitted, beside
+            it. careful: that is held back as strongly as folds allow (see `Steps.penalties`).
 
     Raises:
         ValueError: fewer than 2 lists hold their target, so that nothing can be learned.
@@ -147,18 +172,20 @@ def fit_fusion(
             f"fit_fusion: expected 2 or more lists that hold their target, got {int(holds.sum())} of {len(holds)}; "
             "give more validation users or a larger candidate depth"
         )
-    mean, deviation = _moments(lists.context) if base is None else (base.context_mean, base.context_deviation)
+    given = None if base is None else base.fusion
+    mean, deviation = _moments(lists.context) if given is None else (given.context_mean, given.context_deviation)
     context = _standard(lists.context, mean, deviation)
     everyone = _beside(base, lists, context)
     steps = Steps(everyone, holds, lists.target, lists.folds(_FOLDS, seed), _FOLDS, lists.owners)
-    penalties = steps.penalties(n_first)
-    held_out = list_ndcg(steps.held_out(penalties), lists.rows, lists.target)
+    penalties = steps.penalties(n_first, careful=careful and base is not None)
+    others = steps.held_out(penalties)
+    held_out = list_ndcg(others, lists.rows, lists.target)
     by_feature = {
         name: list_ndcg(lists.features[:, :, column], lists.rows, lists.target) for column, name in enumerate(names)
     }
     alone = {name: float(found.mean()) for name, found in by_feature.items()}
     best = max(alone, key=lambda name: alone[name])
-    weights = _joined(base, fit_steps(everyone.only(holds), penalties))
+    weights = _joined(given, fit_steps(everyone.only(holds), penalties))
     scores = score_lists(lists.features, context, weights)
     # Likelihood is not NDCG: with few lists even the fit on all of them can order them worse than one feature does. On
     # held-out folds the best of many features is ahead by chance, so there a standard error is asked for.
@@ -169,13 +196,14 @@ def fit_fusion(
         weights = np.zeros(everyone.n_blocks * len(names))
         weights[list(names).index(best)] = 1.0
         scores, fitted = score_lists(lists.features, context, weights), alone[best]
+        others = scores
     figures = {
         "fused": {"held_out": float(held_out.mean()), "fitted": fitted},
         "alone": alone,
         "without": _without(replace(lists, context=context), weights, names),
     }
     calibration = _calibrate(scores, lists.rows, lists.target)
-    return Fusion(tuple(names), weights, mean, deviation, calibration, figures)
+    return CrossFitted(Fusion(tuple(names), weights, mean, deviation, calibration, figures), others)
 
 
 def _warn(n_lists: int, n_features: int, best: str) -> None:
@@ -188,14 +216,12 @@ def _warn(n_lists: int, n_features: int, best: str) -> None:
     )
 
 
-def _beside(base: Fusion | None, lists: FusionLists, context: np.ndarray) -> Lists:
+def _beside(base: CrossFitted | None, lists: FusionLists, context: np.ndarray) -> Lists:
     """The features that are fitted: all, or those after the base's, whose score is given."""
     place = (lists.rows == lists.target[:, None]).argmax(axis=1)
     if base is None:
         return Lists(lists.features, context, lists.rows, place)
-    n_given = len(base.names)
-    offset = base.score(lists.features[:, :, :n_given], lists.context)
-    return Lists(lists.features[:, :, n_given:], context, lists.rows, place, offset)
+    return Lists(lists.features[:, :, len(base.fusion.names) :], context, lists.rows, place, base.scores)
 
 
 def _joined(base: Fusion | None, weights: np.ndarray) -> np.ndarray:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
+from retrieval import fit_fusions
 from retrieval.data import IdMap, Interactions, time_split
 from retrieval.fit import fit
-from retrieval.fusion import Fusion, FusionLists, fit_fusion
+from retrieval.fusion import CrossFitted, Fusion, FusionLists, cross_fit, fit_fusion
 from retrieval.held_out import hold_out_later
 from retrieval.histories import time_away
 from retrieval.recommend import Recommender
@@ -17,11 +19,22 @@ from tests.retrieval.test_fusion import make_lists, ndcg
 from tests.retrieval.test_held_out import table
 from tests.world import tiny_config
 
+FITS: list[tuple[dict[str, Any], CrossFitted]] = []
+"""What the fusions of `by_time` were fitted with, and what was found."""
+
 
 @pytest.fixture(scope="module")
 def by_time(items, interactions, encoder) -> Recommender:
     config = tiny_config(lists={"validation": "time", "max_lists": 48})
-    fitted = fit(items, interactions, config, encoder=encoder)
+
+    def watched(lists, names, **options):
+        found = cross_fit(lists, names, **options)
+        FITS.append(({"lists": lists, **options}, found))
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fit_fusions, "cross_fit", watched)
+        fitted = fit(items, interactions, config, encoder=encoder)
     return Recommender.of(fitted.model, interactions, config, fitted.settings)
 
 
@@ -97,3 +110,19 @@ def test_a_second_context_counts_and_where_it_is_not_known_the_mean_stands_in():
     never = fit_fusion(replace(both, context=unknown), ("a_score", "b_score"))
     np.testing.assert_array_equal(never.weights, length.weights)
     assert ndcg(fusion, both) > ndcg(never, both) + 0.1
+
+
+def test_by_time_each_fusion_stands_beside_the_one_before(by_time):
+    """Details beside recall, GPT-2 beside both, with scores of the very lists."""
+    (recall, _), (plain, without), (final, _) = FITS
+    assert [recall["careful"], plain["careful"], final["careful"]] == [False, True, False]
+    assert recall["base"] is None
+    assert plain["base"].fusion is by_time.model.recall_fusion
+    lists, n = plain["lists"], len(by_time.model.recall_fusion.names)
+    expected = by_time.model.recall_fusion.score(lists.features[:, :, :n], lists.context)
+    real = lists.rows >= 0
+    np.testing.assert_allclose(plain["base"].scores[real], expected[real], atol=1e-4)
+    np.testing.assert_array_equal(final["base"].fusion.weights, without.fusion.weights)
+    assert final["base"].scores.shape == final["lists"].rows.shape
+    assert len(final["lists"].rows) < len(lists.rows)  # earlier moments are what GPT-2 learned from
+    np.testing.assert_array_equal(final["lists"].rows, lists.rows[: len(final["lists"].rows)])

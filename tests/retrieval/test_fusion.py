@@ -11,7 +11,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from retrieval import fusion as fusion_module
-from retrieval.fusion import Fusion, FusionLists, fit_fusion
+from retrieval.fusion import CrossFitted, Fusion, FusionLists, fit_fusion
 from retrieval.logit_steps import list_ndcg
 from retrieval.ranks import target_ranks
 from retrieval.storage import _fusion, _fusion_dict
@@ -263,7 +263,8 @@ def test_beside_a_fusion_only_what_is_new_is_fitted():
     for seed in range(5):
         many, few = make_lists(true, n_lists=800, seed=20 + seed), make_lists(true, n_lists=12, seed=40 + seed)
         base = fit_fusion(replace(many, features=many.features[:, :, :2]), NAMES[:2])
-        found = fit_fusion(few, NAMES, base=base)
+        scores = base.score(few.features[:, :, :2], few.context)
+        found = fit_fusion(few, NAMES, base=CrossFitted(base, scores))
         np.testing.assert_array_equal(found.context_mean, base.context_mean)
         np.testing.assert_array_equal(found.context_deviation, base.context_deviation)
         np.testing.assert_array_equal(found.weights.reshape(2, -1)[:, :2], base.weights.reshape(2, -1))

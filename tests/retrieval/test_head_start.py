@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from retrieval.fusion import Fusion, FusionLists
-from retrieval.head_start import FEWEST_LISTS, STEPS, give_head_start
+from retrieval.head_start import FEWEST_FOUND, FEWEST_LISTS, STEPS, give_head_start
 
 NAMES = ("some_score", "new_item")
 FUSION = Fusion(
@@ -40,7 +40,7 @@ def test_new_items_that_are_right_are_lifted_to_where_they_are_seen():
 
 
 def test_new_items_that_are_almost_never_right_stay_below():
-    assert chosen(give_head_start(FUSION, lists_of(0.2, new_right=0.01))) == 0.0
+    assert chosen(give_head_start(FUSION, lists_of(0.2, n_lists=4_000, new_right=0.01))) == 0.0
 
 
 def test_what_costs_nothing_goes_to_new_items():
@@ -50,11 +50,13 @@ def test_what_costs_nothing_goes_to_new_items():
 
 def test_a_wide_error_is_no_reason_to_lose_more_than_a_hundredth():
     # One of forty users wants the new item: the error of so few is wide, the loss of all others is not.
-    few = lists_of(0.2, n_lists=FEWEST_LISTS, new_right=0.025)
+    few = lists_of(0.2, n_lists=FEWEST_FOUND * 40, new_right=0.025)
     assert chosen(give_head_start(FUSION, few)) == 0.0
 
 
-@pytest.mark.parametrize("change", ["no list", "few lists", "no new item", "new item never right", "no such feature"])
+@pytest.mark.parametrize(
+    "change", ["no list", "few lists", "no new item", "new item never right", "few right", "no such feature"]
+)
 def test_without_anything_to_choose_by_nothing_changes(change):
     lists, fusion = lists_of(0.8), FUSION
     if change == "no list":
@@ -63,6 +65,8 @@ def test_without_anything_to_choose_by_nothing_changes(change):
         lists = lists.only(np.arange(len(lists.target)) > len(lists.target) - FEWEST_LISTS)
     elif change == "no new item":
         lists.features[:, :, 1] = 0
+    elif change == "few right":
+        lists = lists_of(0.8, new_right=(FEWEST_FOUND - 1) / 400)
     elif change == "new item never right":
         lists = replace(lists, target=np.zeros_like(lists.target))
     else:

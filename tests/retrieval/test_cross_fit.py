@@ -1,0 +1,59 @@
+"""What stands beside a fusion is fitted beside scores of lists that the fusion did not see."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from retrieval.fusion import FusionLists, cross_fit, fit_fusion
+from tests.retrieval.test_fusion import make_lists, ndcg
+
+NOISE = 12
+TRUE = np.array([1.2, 1.0, *[0.0] * NOISE, 1.0])
+NAMES = ("good_score", "other_score", *(f"noise{i}_score" for i in range(NOISE)), "late_score")
+
+
+def base_lists(lists: FusionLists) -> FusionLists:
+    """The lists without the feature that comes late."""
+    return replace(lists, features=lists.features[:, :, :-1])
+
+
+def test_every_list_is_scored_by_what_was_fitted_on_the_others():
+    lists = make_lists(np.array([2.0, 0.0]), n_lists=200)
+    found = cross_fit(lists, ("a_score", "b_score"))
+    fold = lists.folds(4, 0)
+    for part in range(4):
+        other = fit_fusion(lists.only(fold != part), ("a_score", "b_score"))
+        own = lists.only(fold == part)
+        alike = np.corrcoef(other.score(own.features, own.context).ravel(), found.scores[fold == part].ravel())[0, 1]
+        assert alike > 0.99
+    changed = lists.only(np.ones(200, dtype=bool))
+    changed.target[0] = (changed.target[0] + 7) % 20
+    again = cross_fit(changed, ("a_score", "b_score"))
+    np.testing.assert_array_equal(again.scores[fold == fold[0]], found.scores[fold == fold[0]])
+    assert (again.scores[fold != fold[0]] != found.scores[fold != fold[0]]).any()
+
+
+def test_what_comes_late_counts_for_more_beside_scores_of_other_lists():
+    """A base of many features knows its few lists by heart, so that nothing seems to be missing in their scores."""
+    apart, honest, vain = make_lists(TRUE, n_lists=2_000, seed=99), [], []
+    weight: dict[str, list[float]] = {"honest": [], "vain": []}
+    for seed in range(4):
+        lists = make_lists(TRUE, n_lists=150, seed=seed)
+        base = cross_fit(base_lists(lists), NAMES[:-1])
+        seen = base.fusion.score(lists.features[:, :, :-1], lists.context)
+        one, other = (fit_fusion(lists, NAMES, base=replace(base, scores=s)) for s in (base.scores, seen))
+        weight["honest"].append(one.weights.reshape(2, -1)[0, -1])
+        weight["vain"].append(other.weights.reshape(2, -1)[0, -1])
+        honest.append(ndcg(one, apart))
+        vain.append(ndcg(other, apart))
+    assert np.mean(weight["honest"]) > np.mean(weight["vain"])
+    assert np.mean(honest) >= np.mean(vain)
+
+
+def test_a_single_feature_that_is_the_whole_fusion_scores_its_lists_itself():
+    few = make_lists(np.array([2.5, 0.0, 0.0]), n_lists=4, depth=15, seed=151)
+    found = cross_fit(few, ("good_score", "weak_score", "noise_score"))
+    (column,) = np.flatnonzero(found.fusion.weights)
+    np.testing.assert_allclose(found.scores, few.features[:, :, column], atol=1e-6)
