@@ -104,14 +104,16 @@ def _fitted(
     base: CrossFitted | None = None,
     careful: bool = False,
 ) -> CrossFitted:
-    """The fusion of these lists; the head start of new items is chosen in the worlds that were made to have some."""
+    """The fusion of these lists; the head start of new items, unless the base has it already, is chosen in the worlds
+    that were made to have some. By time all worlds have."""
     lists = _lists(parts, worlds)
     if base is not None:
         base = replace(base, scores=base.scores[: len(lists.target), : lists.rows.shape[1]])
-    fitted = cross_fit(lists, names, n_first=n_first, base=base, careful=careful, seed=config.seed)
-    has_new = np.repeat([world.has_new for world in worlds], [len(world.validation.targets) for world in worlds])
-    lifted, given = give_head_start(fitted.fusion, lists.only(has_new)), (lists.features, lists.context)
-    return CrossFitted(lifted, fitted.scores + lifted.score(*given) - fitted.fusion.score(*given))
+        return cross_fit(lists, names, base=base, careful=careful, seed=config.seed)
+    fitted = cross_fit(lists, names, n_first=n_first, seed=config.seed)
+    has_new = [config.lists.by_time or world.has_new for world in worlds]
+    new = np.repeat(has_new, [len(world.validation.targets) for world in worlds])
+    return replace(fitted, fusion=give_head_start(fitted.fusion, lists.only(new)))
 
 
 def _lists(parts: list[tuple[np.ndarray, np.ndarray]], worlds: Sequence[World]) -> FusionLists:

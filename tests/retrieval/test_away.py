@@ -115,8 +115,7 @@ def test_a_second_context_counts_and_where_it_is_not_known_the_mean_stands_in():
 def test_by_time_each_fusion_stands_beside_the_one_before(by_time):
     """Details beside recall, GPT-2 beside both, with scores of the very lists."""
     (recall, _), (plain, without), (final, _) = FITS
-    assert [recall["careful"], plain["careful"], final["careful"]] == [False, True, False]
-    assert recall["base"] is None
+    assert (recall.get("base"), plain["careful"], final["careful"]) == (None, True, False)
     assert plain["base"].fusion is by_time.model.recall_fusion
     lists, n = plain["lists"], len(by_time.model.recall_fusion.names)
     expected = by_time.model.recall_fusion.score(lists.features[:, :, :n], lists.context)
@@ -124,5 +123,6 @@ def test_by_time_each_fusion_stands_beside_the_one_before(by_time):
     np.testing.assert_allclose(plain["base"].scores[real], expected[real], atol=1e-4)
     np.testing.assert_array_equal(final["base"].fusion.weights, without.fusion.weights)
     assert final["base"].scores.shape == final["lists"].rows.shape
+    assert "head_start" not in without.fusion.figures  # recall's is in it
     assert len(final["lists"].rows) < len(lists.rows)  # earlier moments are what GPT-2 learned from
     np.testing.assert_array_equal(final["lists"].rows, lists.rows[: len(final["lists"].rows)])
