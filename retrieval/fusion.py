@@ -147,20 +147,14 @@ def fit_fusion(
 
 
 def cross_fit(
-    lists: FusionLists,
-    names: Sequence[str],
-    *,
-    n_first: int = 0,
-    base: CrossFitted | None = None,
-    careful: bool = False,
-    seed: int = 0,
+    lists: FusionLists, names: Sequence[str], *, n_first: int = 0, base: CrossFitted | None = None, seed: int = 0
 ) -> CrossFitted:
     """Fit on validation lists; penalties and the choice against single features come from held-out folds.
 
     Args:
         n_first: the first so many features are fitted alone before; 0 fits all at once.
         base: a fusion of the first features, with scores of these lists; only what stands after them is fitted, beside
-            it. careful: that is held back as strongly as folds allow (see `Steps.penalties`).
+            it.
 
     Raises:
         ValueError: fewer than 2 lists hold their target, so that nothing can be learned.
@@ -177,7 +171,7 @@ def cross_fit(
     context = _standard(lists.context, mean, deviation)
     everyone = _beside(base, lists, context)
     steps = Steps(everyone, holds, lists.target, lists.folds(_FOLDS, seed), _FOLDS, lists.owners)
-    penalties = steps.penalties(n_first, careful=careful and base is not None)
+    penalties = steps.penalties(n_first)
     others = steps.held_out(penalties)
     held_out = list_ndcg(others, lists.rows, lists.target)
     by_feature = {

@@ -40,11 +40,9 @@ class Steps:
     n_folds: int
     users: np.ndarray
 
-    def penalties(self, n_first: int, *, careful: bool = False) -> Penalties:
-        """Of one step, or of two where some features come first; careful: of one that is a later step to the offset."""
+    def penalties(self, n_first: int) -> Penalties:
+        """Of one step, or of two where some features come first."""
         n_features = self.lists.features.shape[2]
-        if careful:
-            return self._best((), n_features, PULLS, as_good=True)
         if not 0 < n_first < n_features:
             return self._best((), n_features, PENALTIES)
         return self._best(self._best((), n_first, PENALTIES), n_features, PULLS, as_good=True)

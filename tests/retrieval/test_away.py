@@ -112,17 +112,13 @@ def test_a_second_context_counts_and_where_it_is_not_known_the_mean_stands_in():
     assert ndcg(fusion, both) > ndcg(never, both) + 0.1
 
 
-def test_by_time_each_fusion_stands_beside_the_one_before(by_time):
-    """Details beside recall, GPT-2 beside both, with scores of the very lists."""
-    (recall, _), (plain, without), (final, _) = FITS
-    assert (recall.get("base"), plain["careful"], final["careful"]) == (None, True, False)
-    assert plain["base"].fusion is by_time.model.recall_fusion
-    lists, n = plain["lists"], len(by_time.model.recall_fusion.names)
-    expected = by_time.model.recall_fusion.score(lists.features[:, :, :n], lists.context)
-    real = lists.rows >= 0
-    np.testing.assert_allclose(plain["base"].scores[real], expected[real], atol=1e-4)
+def test_by_time_gpt_2_is_weighed_beside_scores_by_other_folds(by_time):
+    _, (plain, without), (final, _) = FITS
+    assert plain.get("base") is None
+    assert plain["n_first"] == len(by_time.model.recall_fusion.names)
+    lists, n = plain["lists"], len(final["lists"].rows)
     np.testing.assert_array_equal(final["base"].fusion.weights, without.fusion.weights)
-    assert final["base"].scores.shape == final["lists"].rows.shape
-    assert "head_start" not in without.fusion.figures  # recall's is in it
-    assert len(final["lists"].rows) < len(lists.rows)  # earlier moments are what GPT-2 learned from
-    np.testing.assert_array_equal(final["lists"].rows, lists.rows[: len(final["lists"].rows)])
+    assert n < len(lists.rows)  # earlier moments are what GPT-2 learned from
+    np.testing.assert_array_equal(final["lists"].rows, lists.rows[:n])
+    real = lists.rows[:n] >= 0
+    np.testing.assert_allclose(final["base"].scores[real], without.scores[:n][real], atol=1e-5)

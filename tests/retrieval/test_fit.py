@@ -78,7 +78,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
         watch(module, "recent_counts", lambda by_time, *_, **__: seen.add("recent", by_time))
     watch(fit_reranker, "train_reranker", lists)
     watch(fit_reranker, "train_next_item", history_model)
-    watch(fit_fusions, "fit_fusion", fusion)
+    watch(fit_fusions, "cross_fit", fusion)
     real = PopularSource.fit.__func__  # type: ignore[attr-defined]
 
     def popular(cls, histories, n_items):
