@@ -187,15 +187,16 @@ def _fit_second_stage(
     if not config.use_reranker:
         return plain, plain
     with clock.step("lists", "make the reranker's training lists"):
-        if recall.moments:
-            lists = rolling_lists(recall.moments, draft, config, progress=progress)
-        else:
+        if held.earlier is None:
             lists = cross_fitted_lists(held.base, shown, draft, recall.settings, config, progress=progress)
+        else:  # none, where times are so coarse that there is no earlier moment
+            lists = rolling_lists(recall.moments, draft, config, progress=progress)
     with clock.step("train_reranker", f"train the reranker on {len(lists):,} lists"):
         stopping = replace(real, validation=stop)
         told = stopping_lists(draft, stopping, config)
         reranker = train_on_lists(draft, lists, told, config, progress=progress, checkpoints=checkpoints)
     if reranker is None:
+        clock.say("no list to learn from: the fusion without GPT-2 stands")
         return plain, plain
     # A reranker that reads words alone is also asked without vectors, and a history model reads nothing else.
     if config.use_history_model and reranker.config.vector_dim:

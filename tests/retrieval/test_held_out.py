@@ -174,6 +174,16 @@ def test_coarse_times_have_fewer_moments(interactions, by_time):
         time_split(time_split(coarse).train)
 
 
+def test_a_fit_by_time_without_an_earlier_moment_goes_without_gpt_2(items, interactions, encoder):
+    times = (interactions.times >= np.quantile(interactions.times, 0.85)).astype(np.float64)
+    said: list[str] = []
+    coarse, config = replace(interactions, times=times), tiny_config(lists={"validation": "time"})
+    fitted = fit(items, coarse, config, encoder=encoder, say=said.append)
+    assert fitted.model.reranker is None
+    assert any("without GPT-2 stands" in line for line in said)
+    assert len(Recommender.of(fitted.model, coarse, config, fitted.settings).recommend("toy-fan-00", k=5)) == 5
+
+
 def test_the_sources_behind_a_moment_never_saw_what_follows(interactions, by_time, monkeypatch):
     whole, asked = histories_of(interactions), []
 
