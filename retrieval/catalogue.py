@@ -16,6 +16,8 @@ from retrieval.marks import marks_of
 from retrieval.sources.base import Queries
 from retrieval.text import TextConfig, history_text, item_texts, template_fields
 
+_EMPTY = np.empty(0, dtype=np.int64)
+
 
 @dataclass(frozen=True)
 class Catalogue:
@@ -49,15 +51,19 @@ class Catalogue:
         histories: Sequence[np.ndarray],
         *,
         exclude: Sequence[np.ndarray] | None = None,
+        keep_seen: bool = False,
         away: np.ndarray | None = None,
     ) -> Queries:
         """Histories (item rows, oldest first) as stage one wants them; by default what was seen is excluded.
 
         Args:
+            exclude: per user other item rows instead. keep_seen: seen items may come again, and nothing is excluded.
             away: see `Queries`.
         """
+        if exclude is None:
+            exclude = [_EMPTY] * len(histories) if keep_seen else histories
         texts = tuple(history_text([self.titles[row] for row in self.newest(h)], self.text_config) for h in histories)
-        return Queries(tuple(histories), tuple(histories if exclude is None else exclude), texts, away)
+        return Queries(tuple(histories), tuple(exclude), texts, away)
 
     def newest(self, history: np.ndarray) -> np.ndarray:
         """The newest rows of a history that a text may hold, newest first."""

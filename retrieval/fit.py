@@ -153,7 +153,8 @@ def _fit_recall(
     with clock.step("build", "fit the candidate sources"):
         sources = sources_on(catalogue, base, head.head, settings, config, by_time=held.by_time)
         allowed = could_be_right([*base, validation.targets], catalogue.n_items, new_items=config.lists.new_items)
-        real = World(sources, validation, allowed)
+        # By time some items are new to the sources as it is; everybody's newest items were all taken before.
+        real = World(sources, validation, allowed, has_new=config.lists.by_time)
         worlds = [real, *world_with_new_items(catalogue, held, real, head.head, settings, config)]
         moments: list[Moment] = []
         if held.earlier is not None:

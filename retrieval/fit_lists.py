@@ -108,7 +108,7 @@ def earlier_moments(
         label = f"moment {number + 1}/{n_moments}" if progress else None
         by_time = items_by_time(interactions)
         sources = sources_in_space(catalogue, histories, settings, config, space=space, by_time=by_time, label=label)
-        found.append(Moment(World(sources, asked, allowed), positions))
+        found.append(Moment(World(sources, asked, allowed, has_new=True), positions))
     return found
 
 

@@ -139,13 +139,6 @@ class CrossFitted:
     scores: np.ndarray
 
 
-def fit_fusion(
-    lists: FusionLists, names: Sequence[str], *, n_first: int = 0, base: CrossFitted | None = None, seed: int = 0
-) -> Fusion:
-    """The fusion of `cross_fit`."""
-    return cross_fit(lists, names, n_first=n_first, base=base, seed=seed).fusion
-
-
 def cross_fit(
     lists: FusionLists, names: Sequence[str], *, n_first: int = 0, base: CrossFitted | None = None, seed: int = 0
 ) -> CrossFitted:
@@ -163,7 +156,7 @@ def cross_fit(
     holds = is_target.any(axis=1)
     if holds.sum() < 2:
         raise ValueError(
-            f"fit_fusion: expected 2 or more lists that hold their target, got {int(holds.sum())} of {len(holds)}; "
+            f"cross_fit: expected 2 or more lists that hold their target, got {int(holds.sum())} of {len(holds)}; "
             "give more validation users or a larger candidate depth"
         )
     given = None if base is None else base.fusion

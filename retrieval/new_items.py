@@ -28,7 +28,7 @@ class World:
     """Sources and the validation users they are tried on.
 
     allowed: bool (n_items,), the items that may be candidates (see `could_be_right`).
-    has_new: whether some items were made new to the sources.
+    has_new: whether some of them are new to the sources.
     """
 
     sources: tuple[Source, ...]

@@ -190,7 +190,7 @@ class Recommender:
         queries, rows = self._queries([asked]), asked.rows
         model = self.model
         pool = gather_candidates(model.sources, queries, per_source=model.depths.per_source, extra=[wanted])
-        pool = pool.ordered(model.recall_fusion.score(pool.features, context_of([rows], queries.away)))
+        pool = pool.ordered(model.recall_fusion.score(pool.features, context_of(queries)))
         places = np.flatnonzero(np.isin(pool.rows[0], wanted))
         chosen = replace(
             pool,
@@ -228,9 +228,8 @@ class Recommender:
         return f"no usable history{f' of user {user_id!r}' if user_id else ''}: the most popular items"
 
     def _queries(self, asked: Sequence[_Asked]) -> Queries:
-        exclude = [np.empty(0, dtype=np.int64)] * len(asked) if self.config.keep_seen else None
-        away = np.array([one.away for one in asked], dtype=np.float32)
-        return self.model.catalogue.queries([one.rows for one in asked], exclude=exclude, away=away)
+        histories, away = [one.rows for one in asked], np.array([one.away for one in asked], dtype=np.float32)
+        return self.model.catalogue.queries(histories, keep_seen=self.config.keep_seen, away=away)
 
     def _rank(self, asked: Sequence[_Asked], *, k: int, filters: Filters) -> Ranked:
         depth = check_k(k)

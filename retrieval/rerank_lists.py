@@ -153,7 +153,7 @@ def make_lists(
             continue
         histories = [position.history for position in batch]
         queries = _queries(catalogue, batch, keep_seen)
-        context = context_of(histories, queries.away)
+        context = context_of(queries)
         shown = [position.shown for position in batch]
         pool = gather_candidates(sources, queries, per_source=per_source, allowed=allowed, extra=shown)
         order = recall_fusion.score(pool.features, context)
@@ -209,8 +209,5 @@ def _found(
 
 def _queries(catalogue: Catalogue, positions: Sequence[Position], keep_seen: bool) -> Queries:
     """A seen target (bought again) can only be found where seen items are not excluded."""
-    histories, exclude = [position.history for position in positions], None
-    if keep_seen:
-        exclude = [np.empty(0, dtype=np.int64)] * len(histories)
-    away = np.array([position.away for position in positions], dtype=np.float32)
-    return catalogue.queries(histories, exclude=exclude, away=away)
+    histories, away = [one.history for one in positions], np.array([one.away for one in positions], dtype=np.float32)
+    return catalogue.queries(histories, keep_seen=keep_seen, away=away)

@@ -14,7 +14,7 @@ from retrieval.catalogue import Catalogue
 from retrieval.details import Details, details_of
 from retrieval.fusion import Fusion
 from retrieval.sources import DenseSource, PopularSource, Queries, Source
-from retrieval.stage_one import in_batches, sub_queries
+from retrieval.stage_one import Validation, in_batches, sub_queries
 
 BATCH_USERS = 128
 # A source over a matrix holds one number per user and item; with a copy for the search, 32 million take 256 MB.
@@ -132,7 +132,7 @@ class TwoStage:
     def recall(self, queries: Queries, *, allowed: np.ndarray | None = None) -> Candidates:
         """Stage one: at most `depths.rerank` candidates per user, best recall score first, with their details."""
         pool = gather_candidates(self.sources, queries, per_source=self.depths.per_source, allowed=allowed)
-        scores = self.recall_fusion.score(pool.features, context_of(queries.histories, queries.away))
+        scores = self.recall_fusion.score(pool.features, context_of(queries))
         found = pool.ordered(self._popular_for_cold(queries, pool, scores), depth=self.depths.rerank)
         return self.details.add(found, queries.histories)
 
@@ -163,7 +163,7 @@ class TwoStage:
     def fuse(self, queries: Queries, candidates: Candidates, logits: np.ndarray) -> np.ndarray:
         """One log-odds per candidate from recall features and rerank logit: float32 (n_users, depth)."""
         features = final_features(candidates, None if self.reranker is None else logits)
-        scores = self.final_fusion.score(features, context_of(queries.histories, queries.away))
+        scores = self.final_fusion.score(features, context_of(queries))
         return self._popular_for_cold(queries, candidates, scores)
 
     def _popular_for_cold(self, queries: Queries, candidates: Candidates, scores: np.ndarray) -> np.ndarray:
@@ -187,17 +187,12 @@ def batch_size(n_items: int) -> int:
     return max(1, min(BATCH_USERS, _BATCH_CELLS // max(1, n_items)))
 
 
-def context_of(histories: Sequence[np.ndarray], away: np.ndarray | None = None) -> np.ndarray:
-    """What the fusions know of a user besides the candidates: log(1 + history length), and how long ago that was.
-
-    Args:
-        away: see `Queries`.
-
-    Returns:
-        float32 (n_users, 2), nan where it is not known.
-    """
-    unknown = np.full(len(histories), np.nan) if away is None else away
-    return np.stack([np.log1p([len(history) for history in histories]), unknown], axis=1).astype(np.float32)
+def context_of(asked: Queries | Validation) -> np.ndarray:
+    """What the fusions know of a user besides the candidates: log(1 + history length), and how long ago that was (see
+    `Queries`): float32 (n_users, 2), nan where it is not known."""
+    lengths = np.log1p([len(history) for history in asked.histories])
+    away = np.full(len(lengths), np.nan) if asked.away is None else asked.away
+    return np.stack([lengths, away], axis=1).astype(np.float32)
 
 
 def final_features(candidates: Candidates, logits: np.ndarray | None) -> np.ndarray:

@@ -184,8 +184,7 @@ def run(folder: Path, config: Config, options: argparse.Namespace) -> list[Way]:
 
     def lists_of(places: np.ndarray) -> Lists:
         seen = [histories[user] for user in parts.test_users[places]]
-        exclude = [np.empty(0, dtype=np.int64)] * len(seen) if config.keep_seen else None
-        queries = fitted.model.catalogue.queries(seen, exclude=exclude)
+        queries = fitted.model.catalogue.queries(seen, keep_seen=config.keep_seen)
         return gather(fitted, reranker, queries, [parts.targets[place] for place in places], options.candidates)
 
     sample = [encoded for batch in lists_of(others).encoded for encoded in batch]

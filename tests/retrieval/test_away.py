@@ -11,11 +11,11 @@ import pytest
 from retrieval import fit_fusions
 from retrieval.data import IdMap, Interactions, time_split
 from retrieval.fit import fit
-from retrieval.fusion import CrossFitted, Fusion, FusionLists, cross_fit, fit_fusion
+from retrieval.fusion import CrossFitted, Fusion, FusionLists, cross_fit
 from retrieval.held_out import hold_out_later
 from retrieval.histories import time_away
 from retrieval.recommend import Recommender
-from tests.retrieval.test_fusion import make_lists, ndcg
+from tests.retrieval.test_fusion import fit_fusion, make_lists, ndcg
 from tests.retrieval.test_held_out import table
 from tests.world import tiny_config
 

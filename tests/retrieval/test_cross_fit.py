@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from retrieval.fusion import FusionLists, cross_fit, fit_fusion
-from tests.retrieval.test_fusion import make_lists, ndcg
+from retrieval.fusion import FusionLists, cross_fit
+from tests.retrieval.test_fusion import fit_fusion, make_lists, ndcg
 
 NOISE = 12
 TRUE = np.array([1.2, 1.0, *[0.0] * NOISE, 1.0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from retrieval import fusion as fusion_module
-from retrieval.fusion import CrossFitted, Fusion, FusionLists, fit_fusion
+from retrieval.fusion import CrossFitted, Fusion, FusionLists, cross_fit
 from retrieval.logit_steps import list_ndcg
 from retrieval.ranks import target_ranks
 from retrieval.storage import _fusion, _fusion_dict
@@ -29,6 +30,10 @@ def make_lists(weights: np.ndarray, n_lists: int = 600, depth: int = 20, seed: i
     rows = np.tile(np.arange(depth), (n_lists, 1))
     place = np.array([rng.choice(depth, p=line) for line in probability])
     return FusionLists(features, rows, place, rng.normal(size=(n_lists, 1)).astype(np.float32))
+
+
+def fit_fusion(lists: FusionLists, names: Sequence[str], *, base: CrossFitted | None = None) -> Fusion:
+    return cross_fit(lists, names, base=base).fusion
 
 
 @pytest.fixture(scope="module")
