@@ -15,8 +15,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
-
 from retrieval.fusion import Fusion, FusionLists
 from retrieval.logit_steps import list_ndcg
 
@@ -52,4 +50,3 @@ def give_head_start(fusion: Fusion, lists: FusionLists) -> Fusion:
     weights = fusion.weights.copy()
     weights[column] += chosen
     return replace(fusion, weights=weights, figures={**fusion.figures, "head_start": {"log_odds": chosen}})
-

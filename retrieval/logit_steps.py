@@ -40,19 +40,12 @@ class Steps:
     n_folds: int
     users: np.ndarray
 
-    def penalties(self, n_first: int, *, or_one: bool = False) -> Penalties:
-        """Of one step, or of two where some features come first.
-
-        or_one: two steps only where held-out folds order better so; they are asked nothing but who orders best.
-        """
+    def penalties(self, n_first: int) -> Penalties:
+        """Of one step, or of two where some features come first."""
         n_features = self.lists.features.shape[2]
         if not 0 < n_first < n_features:
             return self._best((), n_features, PENALTIES)
-        first = self._best((), n_first, PENALTIES)
-        if not or_one:
-            return self._best(first, n_features, PULLS, as_good=True)
-        ways = self._best((), n_features, PENALTIES), self._best(first, n_features, PULLS)
-        return max(ways, key=lambda way: list_ndcg(self.held_out(way), self.lists.rows, self.target).mean())
+        return self._best(self._best((), n_first, PENALTIES), n_features, PULLS, as_good=True)
 
     def held_out(self, penalties: Penalties) -> np.ndarray:
         """Scores of every fold by what was fitted on the others: float32 (n_lists, depth)."""

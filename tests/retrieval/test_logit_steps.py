@@ -127,16 +127,3 @@ def test_padding_is_never_taken_with_an_offset():
     offset = np.concatenate([np.ones((200, DEPTH)), np.full((200, 3), 50.0)], axis=1)
     padded = Lists(features, lists.context, rows, lists.place, offset)
     np.testing.assert_allclose(fit_logit(padded, 1.0), fit_logit(lists, 1.0), atol=1e-6)
-
-
-def test_one_step_or_two_whichever_orders_held_out_folds_better():
-    """Noise wants two steps; where a late feature says as much as the first, one is as good."""
-    noisy = steps_of(make_lists(60, seed=1))
-    assert len(noisy.penalties(2, or_one=True)) == 2
-    for steps in (noisy, steps_of(make_lists(300, noise=4, late=1.5, seed=2))):
-        best = max(
-            float(list_ndcg(steps.held_out(way), steps.lists.rows, steps.target).mean())
-            for way in (steps.penalties(0), steps.penalties(2, or_one=True))
-        )
-        chosen = steps.held_out(steps.penalties(2, or_one=True))
-        assert float(list_ndcg(chosen, steps.lists.rows, steps.target).mean()) == best
