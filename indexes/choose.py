@@ -16,13 +16,15 @@ EXACT_ITEMS = 50_000
 """Exact search is the choice up to here: some 2,000 queries/s on two cores at 384 dimensions, nothing to tune."""
 SIX_BIT_RECALL = 0.95
 ID_BYTES = 8
+RABITQ_BYTES = 20
+"""What each vector needs beside its bits: its length, its distance to the centre, bounds of the error."""
 EDGE_BYTES = 4
 EDGES = 2 * 32 + 8
 """Of a graph of 32 neighbours: twice as many on the ground level, and the levels above."""
 
 
 def code_bits_for(recall_target: float) -> int:
-    """Return the bits per dimension that "ivf_pq" needs to order its hits well enough: 6 up to 0.95, else 8."""
+    """Return the bits per dimension that "ivf_pq" and "ivf_rabitq" need to order hits: 6 up to 0.95, else 8."""
     return 6 if recall_target <= SIX_BIT_RECALL else 8
 
 
@@ -33,6 +35,7 @@ def estimate_bytes(family: str, n_items: int, dim: int, *, recall_target: float 
         "ivf": 4 * dim + ID_BYTES,
         "ivf_sq8": dim + ID_BYTES,
         "ivf_pq": (2 + code_bits_for(recall_target)) * dim // 8 + ID_BYTES,
+        "ivf_rabitq": code_bits_for(recall_target) * dim // 8 + RABITQ_BYTES + ID_BYTES,
         "hnsw": 4 * dim + EDGES * EDGE_BYTES,
         "hnsw_sq8": dim + EDGES * EDGE_BYTES,
     }
@@ -42,23 +45,25 @@ def estimate_bytes(family: str, n_items: int, dim: int, *, recall_target: float 
     return n_items * per_item[family] + centroids
 
 
-def choose_family(n_items: int, dim: int, *, memory_budget_bytes: int | None = None) -> str:
-    """Return what "auto" means: exact while small and fitting, else the fastest family, `ivf_pq`.
+def choose_family(
+    n_items: int, dim: int, *, memory_budget_bytes: int | None = None, recall_target: float = 0.95
+) -> str:
+    """Return what "auto" means: exact while small and fitting, else the fastest family, `ivf_pq`, and where that does
+    not fit the smallest, `ivf_rabitq`.
 
     Raises:
         ValueError: not even the smallest family fits the budget.
     """
-    fits = {
-        family: memory_budget_bytes is None or estimate_bytes(family, n_items, dim) <= memory_budget_bytes
-        for family in ("exact", "ivf_pq")
-    }
-    if n_items <= EXACT_ITEMS and fits["exact"]:
-        return "exact"
-    if fits["ivf_pq"]:
-        return "ivf_pq"
+    size = 0
+    for family in ("exact", "ivf_pq", "ivf_rabitq"):
+        size = estimate_bytes(family, n_items, dim, recall_target=recall_target)
+        if (family != "exact" or n_items <= EXACT_ITEMS) and (
+            memory_budget_bytes is None or size <= memory_budget_bytes
+        ):
+            return family
     raise ValueError(
-        f"memory_budget_bytes: expected at least {estimate_bytes('ivf_pq', n_items, dim)} for {n_items} items of "
-        f"{dim} dimensions, got {memory_budget_bytes!r}; fewer dimensions or a larger budget"
+        f"memory_budget_bytes: expected at least {size} for {n_items} items of {dim} dimensions, "
+        f"got {memory_budget_bytes!r}; fewer dimensions or a larger budget"
     )
 
 
@@ -115,7 +120,7 @@ def build_with_report(
     if not 0 < recall_target <= 1:
         raise ValueError(f"recall_target: expected a share over 0 and at most 1, got {recall_target!r}")
     if family == "auto":
-        family = choose_family(n_items, dim, memory_budget_bytes=memory_budget_bytes)
+        family = choose_family(n_items, dim, memory_budget_bytes=memory_budget_bytes, recall_target=recall_target)
     if family == "exact":
         nothing = TuningReport("exact", recall_target, 0, 0, {}, 1.0, reached=True, trials=())
         return build_exact(vectors, progress=progress), nothing

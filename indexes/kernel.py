@@ -52,10 +52,10 @@ def search_refined(
 
 
 def new_lists(dim: int, n_lists: int, *, family: str, code_bits: int, projection: np.ndarray | None = None) -> Any:
-    """Return an empty, untrained index of inverted lists: "ivf", "ivf_sq8" or "ivf_pq".
+    """Return an empty, untrained index of inverted lists: "ivf", "ivf_sq8", "ivf_pq" or "ivf_rabitq".
 
     Args:
-        code_bits: 6 or 8, per dimension of the codes that refine "ivf_pq".
+        code_bits: 6 or 8, per dimension of the codes that refine "ivf_pq", or that "ivf_rabitq" has.
         projection: float32 (dimensions left, dim), for "ivf_pq": what is stored lies behind it.
     """
     if projection is not None:
@@ -65,6 +65,8 @@ def new_lists(dim: int, n_lists: int, *, family: str, code_bits: int, projection
         return _faiss.IndexIVFFlat(quantizer, dim, n_lists, metric)
     if family == "ivf_sq8":
         return _faiss.IndexIVFScalarQuantizer(quantizer, dim, n_lists, kinds.QT_8bit, metric)
+    if family == "ivf_rabitq":
+        return _faiss.IndexIVFRaBitQ(quantizer, dim, n_lists, metric, True, code_bits)
     n_pieces = dim // 2 if dim % 2 == 0 else dim
     base = _faiss.IndexIVFPQFastScan(quantizer, dim, n_lists, n_pieces, 4, metric)
     if projection is None:

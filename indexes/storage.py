@@ -60,6 +60,7 @@ FAISS_TYPES = {
     "ivf": {b"IwFl": faiss.IndexIVFFlat},
     "ivf_sq8": {b"IwSq": faiss.IndexIVFScalarQuantizer},
     "ivf_pq": {b"IxRF": faiss.IndexRefine, b"IxPT": faiss.IndexPreTransform},
+    "ivf_rabitq": {b"Iwrr": faiss.IndexIVFRaBitQ},
     "hnsw": {b"IHNf": faiss.IndexHNSWFlat},
     "hnsw_sq8": {b"IHNs": faiss.IndexHNSWSQ},
     CAGRA: {b"IHc2": CagraGraph},

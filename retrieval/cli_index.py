@@ -30,7 +30,9 @@ def move(
     bundle: Root,
     to: Annotated[
         str,
-        typer.Option("--to", help="milvus, auto, exact, ivf, ivf_sq8, ivf_pq, hnsw or hnsw_sq8.", show_default=False),
+        typer.Option(
+            "--to", help="milvus, auto, exact, ivf, ivf_sq8, ivf_pq, ivf_rabitq, hnsw or hnsw_sq8.", show_default=False
+        ),
     ],
     uri: Annotated[
         str | None, typer.Option("--uri", help="Of Milvus: http://HOST:19530, or FILE.db for milvus-lite.")

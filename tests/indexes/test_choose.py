@@ -26,6 +26,10 @@ def test_small_catalogues_are_searched_exactly_and_large_ones_by_codes() -> None
     assert choose_family(50_000, 384) == "exact"
     assert choose_family(50_001, 384) == "ivf_pq"
     assert choose_family(50_000, 384, memory_budget_bytes=40_000_000) == "ivf_pq"
+    assert choose_family(50_000, 384, memory_budget_bytes=18_000_000) == "ivf_rabitq"
+    # A higher recall needs longer codes.
+    assert choose_family(50_000, 384, memory_budget_bytes=21_000_000) == "ivf_pq"
+    assert choose_family(50_000, 384, memory_budget_bytes=23_000_000, recall_target=0.97) == "ivf_rabitq"
     assert build_index(make_vectors(300, 8)).family == "exact"
 
 
@@ -42,7 +46,7 @@ def test_the_estimate_of_memory_is_right_within_a_tenth(family: str, tmp_path: P
     assert estimate_bytes(family, *vectors.shape) == pytest.approx(size, rel=0.1)
 
 
-@pytest.mark.parametrize("family", ["ivf_pq", "hnsw_sq8"])
+@pytest.mark.parametrize("family", ["ivf_pq", "ivf_rabitq", "hnsw_sq8"])
 @pytest.mark.parametrize("target", [0.8, 0.97])
 def test_the_recall_target_is_reached_for_queries_not_tuned_on(family: str, target: float) -> None:
     vectors = make_vectors(5_000, 32)

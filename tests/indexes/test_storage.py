@@ -31,7 +31,7 @@ def forge(directory: Path, faiss_index: faiss.Index | None = None, **changes: ob
     write_manifest(directory, facts={"index": {**own, **changes}})  # type: ignore[dict-item]
 
 
-@pytest.mark.parametrize("family", ["exact", "ivf_sq8", "ivf_pq", "hnsw_sq8"])
+@pytest.mark.parametrize("family", ["exact", "ivf_sq8", "ivf_pq", "ivf_rabitq", "hnsw_sq8"])
 def test_hostile_files_are_refused_or_harmless_in_bounded_memory(tmp_path: Path, family: str) -> None:
     save(tmp_path / "index", family)
     command = [sys.executable, "-m", "tests.indexes.hostile_driver", str(tmp_path / "index"), str(N_HOSTILE)]
