@@ -48,21 +48,19 @@ def estimate_bytes(family: str, n_items: int, dim: int, *, recall_target: float 
 def choose_family(
     n_items: int, dim: int, *, memory_budget_bytes: int | None = None, recall_target: float = 0.95
 ) -> str:
-    """Return what "auto" means: exact while small and fitting, else the fastest family, `ivf_pq`, and where that does
-    not fit the smallest, `ivf_rabitq`.
+    """Return what "auto" means: the first that fits of exact (while small), the fastest family, `ivf_pq`, and
+    `ivf_rabitq`, the smallest from some 100 dimensions on.
 
     Raises:
-        ValueError: not even the smallest family fits the budget.
+        ValueError: none of them fits the budget.
     """
-    size = 0
-    for family in ("exact", "ivf_pq", "ivf_rabitq"):
-        size = estimate_bytes(family, n_items, dim, recall_target=recall_target)
-        if (family != "exact" or n_items <= EXACT_ITEMS) and (
-            memory_budget_bytes is None or size <= memory_budget_bytes
-        ):
+    families = ("exact", "ivf_pq", "ivf_rabitq") if n_items <= EXACT_ITEMS else ("ivf_pq", "ivf_rabitq")
+    sizes = {family: estimate_bytes(family, n_items, dim, recall_target=recall_target) for family in families}
+    for family, size in sizes.items():
+        if memory_budget_bytes is None or size <= memory_budget_bytes:
             return family
     raise ValueError(
-        f"memory_budget_bytes: expected at least {size} for {n_items} items of {dim} dimensions, "
+        f"memory_budget_bytes: expected at least {min(sizes.values())} for {n_items} items of {dim} dimensions, "
         f"got {memory_budget_bytes!r}; fewer dimensions or a larger budget"
     )
 

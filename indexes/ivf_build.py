@@ -52,8 +52,8 @@ def build_ivf(
         family: one of IVF_FAMILIES.
         n_lists: None takes `default_n_lists`.
         n_probe: None probes a tenth of the lists; `build_index` tunes it.
-        code_bits: 6 or 8, per dimension, of the codes that order the hits of "ivf_pq", or of "ivf_rabitq"; six reach a
-            recall of 0.95, eight of 0.97 and more. Behind a projection they are always eight.
+        code_bits: 6 or 8, per dimension, of the codes that order the hits of "ivf_pq" (behind a projection always
+            eight) or of "ivf_rabitq"; six reach a recall of 0.95, eight of 0.97 and more.
         keep: the share of the best hits that the projection of "ivf_pq" must keep, 1 for none; there is none either
             where it would leave more than four fifths of the dimensions.
         queries: float32 (q, dim), real queries for which the projection must keep them; None takes some vectors.

@@ -36,8 +36,6 @@ from retrieval.stage_one import (
 
 log = logging.getLogger(__name__)
 
-_EMPTY = np.empty(0, dtype=np.int64)
-
 
 def load_encoder(config: Config) -> TextEncoder:
     """The configured text encoder, with its cache."""

@@ -38,6 +38,16 @@ def test_a_budget_that_nothing_fits_is_refused() -> None:
         build_index(make_vectors(1_000, 16), memory_budget_bytes=1_000)
 
 
+@pytest.mark.parametrize("dim", [16, 384])
+def test_the_least_budget_that_is_named_is_enough(dim: int) -> None:
+    with pytest.raises(ValueError, match="memory_budget_bytes") as refused:
+        choose_family(60_000, dim, memory_budget_bytes=1)
+    least = int(str(refused.value).split("at least ")[1].split()[0])
+    assert choose_family(60_000, dim, memory_budget_bytes=least) in ("ivf_pq", "ivf_rabitq")
+    with pytest.raises(ValueError, match="memory_budget_bytes"):
+        choose_family(60_000, dim, memory_budget_bytes=least - 1)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_estimate_of_memory_is_right_within_a_tenth(family: str, tmp_path: Path) -> None:
     vectors = make_vectors(4_000, 128)
