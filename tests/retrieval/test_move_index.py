@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from indexes import DamagedArtefact, Locked, MilvusIndex, publish, read_manifest, resolve
+from indexes import FAMILIES, DamagedArtefact, Locked, MilvusIndex, publish, read_manifest, resolve
 from indexes.milvus_build import drop_collection, list_collections
 from retrieval import move_index as module
 from retrieval.cli import main
@@ -38,6 +39,13 @@ def uri(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def root(bundle: Path, tmp_path: Path) -> Path:
     """A copy of the bundle, with a name of its own."""
     return Path(shutil.copytree(bundle, tmp_path / f"shop-{tmp_path.name}"))
+
+
+def test_the_help_names_every_family(capsys: pytest.CaptureFixture[str]) -> None:
+    """It is written by hand there: to import the families would load FAISS before any command begins."""
+    assert main(["index", "move", "--help"]) == 0
+    told = set(re.findall(r"\w+", capsys.readouterr().out))
+    assert {"milvus", "auto", *FAMILIES} <= told
 
 
 @pytest.fixture
