@@ -69,7 +69,8 @@ class ListsConfig:
     .0014 with four. With validation by time: so many moments, the sources behind their lists never saw what follows.
     per_user, max_lists: positions per user, and lists in all, at the most.
     new_items: the share of items that the lists (and a part of the validation) treat as if nobody had taken them, so
-    that new items are judged by what is known of them; 0 for a catalogue that never changes.
+    that new items are judged by what is known of them; 0 for a catalogue that never changes. By time no item is made
+    new: enough are.
     """
 
     validation: typing.Literal["auto", "last", "time"] = "auto"

@@ -104,7 +104,7 @@ def fit(
         sources = _sources_again(draft, interactions, settings, config, progress=progress)
     model, without = replace(full, sources=sources), replace(plain, sources=sources)
     record: dict[str, object] = {
-        "n_validation_users": len(np.unique(held.validation.users)),
+        "n_validation_users": len(np.unique(held.asked.users)),
         "finetune": finetuning,
         "recall_fusion": draft.recall_fusion.figures,
         "final_fusion": model.final_fusion.figures,
@@ -140,7 +140,7 @@ def _fit_recall(
     progress: bool,
 ) -> _Recall:
     """Settings, head, sources and the fusion that orders their union."""
-    base, validation = held.base, held.validation
+    base, validation, asked = held.base, held.validation, held.asked
     with clock.step("choose", "choose neighbour and EASE settings on validation"):
         finetuned = wants_finetuning(config.encoder.finetune, device=config.device)
         settings = settings or choose_settings(
@@ -152,11 +152,12 @@ def _fit_recall(
         settings = replace(settings, head_passes=head.passes)
     with clock.step("build", "fit the candidate sources"):
         sources = sources_on(catalogue, base, head.head, settings, config, by_time=held.by_time)
-        allowed = could_be_right([*base, validation.targets], catalogue.n_items, new_items=config.lists.new_items)
+        allowed = could_be_right([*base, *asked.taken], catalogue.n_items, new_items=config.lists.new_items)
+        real = World(sources, asked, allowed, has_new=config.lists.by_time)
+        worlds, moments = [real], list[Moment]()
         # By time some items are new to the sources as it is; everybody's newest items were all taken before.
-        real = World(sources, validation, allowed, has_new=config.lists.by_time)
-        worlds = [real, *world_with_new_items(catalogue, held, real, head.head, settings, config)]
-        moments: list[Moment] = []
+        if not config.lists.by_time:
+            worlds += world_with_new_items(catalogue, held, real, head.head, settings, config)
         if held.earlier is not None:
             space = trained_vectors_of(sources)
             moments = earlier_moments(catalogue, held.earlier, settings, config, space=space, progress=progress)
@@ -176,14 +177,15 @@ def _fit_second_stage(
     progress: bool,
     checkpoints: Path | None,
 ) -> tuple[TwoStage, TwoStage]:
-    """The best model without GPT-2; and with it, which learns to correct recall's score from cross-fitted lists."""
+    """The best model without GPT-2; and with it, which learns to correct recall's score from lists of the past."""
     draft, (real, *others) = recall.model, recall.worlds
     stop, rest = split_validation(real.validation, share=config.lists.stop_share, seed=config.seed)
-    worlds = [replace(real, validation=rest), *others]
+    worlds, stopping = [replace(real, validation=rest), *others], replace(real, validation=stop)
+    # What GPT-2 learns from, or is stopped by, cannot tell what GPT-2 is worth, but it can weigh everything else.
+    told = [*(moment.world for moment in recall.moments), stopping] if recall.moments or not config.use_reranker else []
     with clock.step("fusion", "fit the fusion without GPT-2 on validation"):
-        found, earlier = recall_worlds(draft, worlds), [moment.world for moment in recall.moments]
-        both = [*found, *recall_worlds(draft, earlier)]
-        without = fit_plain_fusion(draft, both, [*worlds, *earlier], config)
+        found = recall_worlds(draft, worlds)
+        without = fit_plain_fusion(draft, [*found, *recall_worlds(draft, told)], [*worlds, *told], config)
         plain = replace(draft, final_fusion=without.fusion)
     if not config.use_reranker:
         return plain, plain
@@ -193,9 +195,8 @@ def _fit_second_stage(
         else:  # none, where times are so coarse that there is no earlier moment
             lists = rolling_lists(recall.moments, draft, config, progress=progress)
     with clock.step("train_reranker", f"train the reranker on {len(lists):,} lists"):
-        stopping = replace(real, validation=stop)
-        told = stopping_lists(draft, stopping, config)
-        reranker = train_on_lists(draft, lists, told, config, progress=progress, checkpoints=checkpoints)
+        checks = stopping_lists(draft, stopping, config)
+        reranker = train_on_lists(draft, lists, checks, config, progress=progress, checkpoints=checkpoints)
     if reranker is None:
         clock.say("no list to learn from: the fusion without GPT-2 stands")
         return plain, plain
@@ -203,11 +204,10 @@ def _fit_second_stage(
     if config.use_history_model and reranker.config.vector_dim:
         with clock.step("train_reranker", "train GPT-2 on the histories"):
             history = train_history_model(draft, held.base, stopping, config, progress=progress)
-            clock.say(f"beside the cross-encoder: {reranker.add_history(history, told)}")
+            clock.say(f"beside the cross-encoder: {reranker.add_history(history, checks)}")
     with clock.step("fusion", "fit the final fusion on validation"):
         draft = replace(draft, reranker=reranker)
-        # GPT-2 learned from the earlier moments, so what it counts is fitted elsewhere, beside the fusion without it.
-        base = without if earlier else None
+        base = without if recall.moments else None
         return plain, replace(draft, final_fusion=fit_final_fusion(draft, found, worlds, config, base=base))
 
 

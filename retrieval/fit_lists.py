@@ -16,7 +16,7 @@ from retrieval.catalogue import Catalogue
 from retrieval.config import Config
 from retrieval.data import Interactions, time_split
 from retrieval.fit_steps import sources_in_space
-from retrieval.held_out import validation_after
+from retrieval.held_out import asked_after
 from retrieval.histories import Shown, histories_of, items_by_time, shown_of, taken_after
 from retrieval.new_items import World, choose_new, could_be_right, forget, positions_among
 from retrieval.rerank_lists import Position, RerankList, choose_positions, make_lists, positions_at_moment
@@ -25,13 +25,15 @@ from retrieval.stage_one import SourceSettings
 from retrieval.two_stage import TwoStage, trained_vectors_of
 
 _EMPTY = np.empty(0, dtype=np.int64)
+_STARTS = 4
+"""Of one moment's sources lists are asked at so many moments until the next."""
 
 
 @dataclass(frozen=True)
 class Moment:
     """An earlier moment: sources that saw everybody until then, and what users took between it and the next moment.
 
-    world: the same for the fusions, some targets as validation. positions: for the lists.
+    world: the same for the fusions. positions: for the lists, at this moment and at some until the next one.
     """
 
     world: World
@@ -93,16 +95,16 @@ def earlier_moments(
             parts = time_split(interactions)
         except ValueError:  # Days or months as times: no moment has something before it any more.
             break
-        interactions = parts.train
+        until, interactions = interactions, parts.train
         histories = histories_of(interactions)
         followed = taken_after(parts, histories, keep_seen=config.keep_seen)
-        asked = validation_after(
+        asked = asked_after(
             followed,
             max_users=-(-config.lists.validation_users // n_moments),
             keep_seen=config.keep_seen,
             seed=config.seed + number,
         )
-        positions = positions_at_moment(followed, shown_of(interactions))
+        positions = positions_from(until, len(interactions), keep_seen=config.keep_seen)
         if not positions:
             break
         label = f"moment {number + 1}/{n_moments}" if progress else None
@@ -110,6 +112,23 @@ def earlier_moments(
         sources = sources_in_space(catalogue, histories, settings, config, space=space, by_time=by_time, label=label)
         found.append(Moment(World(sources, asked, allowed, has_new=True), positions))
     return found
+
+
+def positions_from(interactions: Interactions, n_before: int, *, keep_seen: bool) -> list[Position]:
+    """Positions at _STARTS moments, each with what the user took until the interactions end; the first is the moment
+    that n_before of them lie before.
+
+    Few users have a history before a moment and come back after it, and at another moment it is others. What lies
+    between the first moment and a later one stands in the histories, not in the sources.
+    """
+    later = np.sort(interactions.times)[n_before:]
+    starts = later[len(later) * np.arange(_STARTS) // _STARTS]
+    positions = []
+    for start in dict.fromkeys(starts.tolist()):
+        parts = time_split(interactions, at=start)
+        followed = taken_after(parts, histories_of(parts.train), keep_seen=keep_seen)
+        positions += positions_at_moment(followed, shown_of(parts.train))
+    return positions
 
 
 def rolling_lists(

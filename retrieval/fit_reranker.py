@@ -29,9 +29,9 @@ def stopping_lists(model: TwoStage, stop: World, config: Config) -> LazyLists:
     for part in in_batches(len(queries), batch_size(catalogue.n_items)):
         candidates = model.recall(sub_queries(queries, part), allowed=stop.allowed)
         histories = users.histories[part]
-        for user, target in enumerate(users.targets[part]):
-            if target in candidates.rows[user]:
-                held.append(list_of(candidates, user, histories[user], np.array([target]), model.trained_vectors))
+        for user, taken in enumerate(users.taken[part]):
+            if np.isin(taken, candidates.rows[user]).any():
+                held.append(list_of(candidates, user, histories[user], taken, model.trained_vectors))
     return LazyLists(catalogue, held, history_items=max(config.rerank.max_history_items, 1))
 
 
@@ -76,7 +76,7 @@ def train_history_model(
     model: TwoStage, histories: list[np.ndarray], stop: World, config: Config, *, progress: bool = False
 ) -> HistoryModel:
     """GPT-2 as a language model of these histories, stopped early by the validation users of `stop`."""
-    users = stop.validation.slice(CHOOSING_USERS, config.seed)
+    users = stop.validation.single(1, seed=config.seed).slice(CHOOSING_USERS, config.seed)
     tokens = item_tokens(model.catalogue, model.trained_vectors, slice(None))
     shape = replace(config.history, vector_dim=tokens.shape[1])
     trained = train_next_item(

@@ -158,12 +158,11 @@ def world_with_new_items(
     A quarter of the users is enough: lists without a new item teach nothing of them.
     """
     new = choose_new(catalogue.n_items, config.lists.new_items, config.seed)
-    n_users = len(real.validation.targets)
+    n_users = len(real.validation)
     left = forget_validation(real.validation, new, max_users=n_users // 4, seed=config.seed)
-    if not new.any() or not len(left.targets):
+    if not new.any() or not len(left):
         return []
-    by_time = None if held.by_time is None else held.by_time[~new[held.by_time]]
-    sources = sources_on(catalogue, forget(held.base, new), head, settings, config, by_time=by_time)
+    sources = sources_on(catalogue, forget(held.base, new), head, settings, config)
     return [World(sources, left, real.allowed, has_new=True)]
 
 

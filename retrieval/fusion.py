@@ -1,9 +1,9 @@
 """Many scores of a candidate in, one calibrated score out: a conditional logit fitted on validation lists only.
 
 The probability that candidate i of a list is the one taken is softmax(features @ weights)_i (`retrieval.logit`), with
-an L2 penalty chosen by cross-validation, in one step or two (`retrieval.logit_steps`). A further, two-number fit (Platt
-1999) turns the score into the probability that the user takes the item next. If one feature alone orders validation
-better than the fit does on held-out folds, by more than chance may, that feature alone is used.
+an L2 penalty chosen by cross-validation (`retrieval.logit_folds`). A further, two-number fit (Platt 1999) turns the
+score into the probability that the user takes the item. If one feature alone orders validation better than the fit does
+on held-out folds, by more than chance may, that feature alone is used.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from retrieval.logit import Lists
-from retrieval.logit_steps import Steps, fit_steps, list_ndcg, score_lists
+from retrieval.logit import Lists, fit_logit
+from retrieval.logit_folds import Folds, score_lists
+from retrieval.ranks import lists_ndcg
 
 log = logging.getLogger(__name__)
 
@@ -25,27 +26,51 @@ _FOLDS = 4
 
 @dataclass(frozen=True)
 class FusionLists:
-    """Lists to fit on: features float32 (n_lists, depth, n_features), rows int64 (n_lists, depth) with -1 at padding,
-    target int64 (n_lists,): the item row that was taken, whether or not the list holds it.
+    """Lists to fit on: features float32 (n_lists, depth, n_features), rows int64 (n_lists, depth) with -1 at padding.
+    taken: bool (n_lists, depth), the candidates that were taken. n_taken: int64 (n_lists,), how many items were taken,
+    also such as the list does not hold.
     context: float32 (n_lists, n_contexts), what else may count (see `retrieval.two_stage.context_of`), nan where it is
     not known.
     users: int64 (n_lists,), whose list it is: all lists of a user are in one fold; None where everybody has one."""
 
     features: np.ndarray
     rows: np.ndarray
-    target: np.ndarray
+    taken: np.ndarray
+    n_taken: np.ndarray
     context: np.ndarray
     users: np.ndarray | None = None
+
+    @classmethod
+    def of(
+        cls,
+        features: np.ndarray,
+        rows: np.ndarray,
+        wanted: Sequence[np.ndarray] | np.ndarray,
+        context: np.ndarray,
+        users: np.ndarray | None = None,
+    ) -> FusionLists:
+        """Lists by what was taken, whether or not a list holds it: distinct item rows, int64, per list."""
+        found = [np.isin(own, taken) & (own >= 0) for own, taken in zip(rows, wanted, strict=True)]
+        n_taken = np.array([np.size(taken) for taken in wanted], dtype=np.int64)
+        return cls(features, rows, np.array(found).reshape(rows.shape), n_taken, context, users)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def ndcg(self, scores: np.ndarray) -> np.ndarray:
+        """NDCG@10 of every list by these scores: float64 (n_lists,)."""
+        return lists_ndcg(scores, self.rows, self.taken, self.n_taken)
 
     def only(self, chosen: np.ndarray) -> FusionLists:
         """Some of the lists, bool (n_lists,)."""
         users = None if self.users is None else self.users[chosen]
-        return FusionLists(self.features[chosen], self.rows[chosen], self.target[chosen], self.context[chosen], users)
+        features, rows, context = self.features[chosen], self.rows[chosen], self.context[chosen]
+        return FusionLists(features, rows, self.taken[chosen], self.n_taken[chosen], context, users)
 
     @property
     def owners(self) -> np.ndarray:
         """The user of every list, int64 (n_lists,)."""
-        return np.arange(len(self.target)) if self.users is None else self.users
+        return np.arange(len(self)) if self.users is None else self.users
 
     def folds(self, n: int, seed: int) -> np.ndarray:
         """The fold of every list at random: int64 (n_lists,), from 0 to n - 1."""
@@ -100,7 +125,7 @@ def _moments(context: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.nanmean(counting, axis=0), np.maximum(np.nanstd(counting, axis=0), 1e-6)
 
 
-def _calibrate(scores: np.ndarray, rows: np.ndarray, target: np.ndarray) -> tuple[float, float]:
+def _calibrate(scores: np.ndarray, rows: np.ndarray, taken: np.ndarray) -> tuple[float, float]:
     """Platt scaling over all candidates of all lists: slope and offset of the log-odds.
 
     The labels are Platt's: not 1 and 0 but what so many examples can prove, so that validation lists without a single
@@ -108,7 +133,7 @@ def _calibrate(scores: np.ndarray, rows: np.ndarray, target: np.ndarray) -> tupl
     """
     real = rows >= 0
     x = torch.from_numpy(scores[real].astype(np.float64))
-    y = torch.from_numpy((rows == target[:, None])[real].astype(np.float64))
+    y = torch.from_numpy(taken[real].astype(np.float64))
     if not 0 < float(y.mean()) < 1:
         return 1.0, 0.0
     n_taken, n_left = float(y.sum()), float((1 - y).sum())
@@ -140,46 +165,40 @@ class CrossFitted:
 
 
 def cross_fit(
-    lists: FusionLists, names: Sequence[str], *, n_first: int = 0, base: CrossFitted | None = None, seed: int = 0
+    lists: FusionLists, names: Sequence[str], *, base: CrossFitted | None = None, seed: int = 0
 ) -> CrossFitted:
     """Fit on validation lists; penalties and the choice against single features come from held-out folds.
 
     Args:
-        n_first: the first so many features are fitted alone before; 0 fits all at once.
         base: a fusion of the first features, with scores of these lists; only what stands after them is fitted, beside
             it.
 
     Raises:
-        ValueError: fewer than 2 lists hold their target, so that nothing can be learned.
+        ValueError: fewer than 2 lists hold something that was taken, so that nothing can be learned.
     """
-    is_target = lists.rows == lists.target[:, None]
-    holds = is_target.any(axis=1)
+    holds = np.any(lists.taken, axis=1)
     if holds.sum() < 2:
         raise ValueError(
-            f"cross_fit: expected 2 or more lists that hold their target, got {int(holds.sum())} of {len(holds)}; "
+            f"cross_fit: expected 2 or more lists that hold what was taken, got {int(holds.sum())} of {len(holds)}; "
             "give more validation users or a larger candidate depth"
         )
     given = None if base is None else base.fusion
     mean, deviation = _moments(lists.context) if given is None else (given.context_mean, given.context_deviation)
     context = _standard(lists.context, mean, deviation)
     everyone = _beside(base, lists, context)
-    steps = Steps(everyone, holds, lists.target, lists.folds(_FOLDS, seed), _FOLDS, lists.owners)
-    penalties = steps.penalties(n_first)
-    others = steps.held_out(penalties)
-    held_out = list_ndcg(others, lists.rows, lists.target)
-    by_feature = {
-        name: list_ndcg(lists.features[:, :, column], lists.rows, lists.target) for column, name in enumerate(names)
-    }
+    penalty, others = Folds(everyone, holds, lists.n_taken, lists.folds(_FOLDS, seed), _FOLDS).best()
+    held_out = lists.ndcg(others)
+    by_feature = {name: lists.ndcg(lists.features[:, :, column]) for column, name in enumerate(names)}
     alone = {name: float(found.mean()) for name, found in by_feature.items()}
     best = max(alone, key=lambda name: alone[name])
-    weights = _joined(given, fit_steps(everyone.only(holds), penalties))
+    weights = _joined(given, fit_logit(everyone.only(holds), penalty))
     scores = score_lists(lists.features, context, weights)
     # Likelihood is not NDCG: with few lists even the fit on all of them can order them worse than one feature does. On
     # held-out folds the best of many features is ahead by chance, so there a standard error is asked for.
     gain = by_feature[best] - held_out
-    fitted = float(list_ndcg(scores, lists.rows, lists.target).mean())
+    fitted = float(lists.ndcg(scores).mean())
     if alone[best] > fitted or gain.mean() > gain.std() / np.sqrt(len(gain)):
-        _warn(len(lists.target), len(names), best)
+        _warn(len(lists), len(names), best)
         weights = np.zeros(everyone.n_blocks * len(names))
         weights[list(names).index(best)] = 1.0
         scores, fitted = score_lists(lists.features, context, weights), alone[best]
@@ -189,7 +208,7 @@ def cross_fit(
         "alone": alone,
         "without": _without(replace(lists, context=context), weights, names),
     }
-    calibration = _calibrate(scores, lists.rows, lists.target)
+    calibration = _calibrate(scores, lists.rows, lists.taken)
     return CrossFitted(Fusion(tuple(names), weights, mean, deviation, calibration, figures), others)
 
 
@@ -205,10 +224,9 @@ def _warn(n_lists: int, n_features: int, best: str) -> None:
 
 def _beside(base: CrossFitted | None, lists: FusionLists, context: np.ndarray) -> Lists:
     """The features that are fitted: all, or those after the base's, whose score is given."""
-    place = (lists.rows == lists.target[:, None]).argmax(axis=1)
     if base is None:
-        return Lists(lists.features, context, lists.rows, place)
-    return Lists(lists.features[:, :, len(base.fusion.names) :], context, lists.rows, place, base.scores)
+        return Lists(lists.features, context, lists.rows, lists.taken)
+    return Lists(lists.features[:, :, len(base.fusion.names) :], context, lists.rows, lists.taken, base.scores)
 
 
 def _joined(base: Fusion | None, weights: np.ndarray) -> np.ndarray:
@@ -226,5 +244,5 @@ def _without(lists: FusionLists, weights: np.ndarray, names: Sequence[str]) -> d
     for part in dict.fromkeys(parts):
         silent = np.array([1.0 if name != part else 0.0 for name in parts])
         scores = score_lists(lists.features, lists.context, weights * np.tile(silent, 1 + lists.context.shape[1]))
-        result[part] = float(list_ndcg(scores, lists.rows, lists.target).mean())
+        result[part] = float(lists.ndcg(scores).mean())
     return result

@@ -16,7 +16,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 from retrieval.fusion import Fusion, FusionLists
-from retrieval.logit_steps import list_ndcg
 
 COLUMN = "new_item"
 STEPS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -38,14 +37,14 @@ def give_head_start(fusion: Fusion, lists: FusionLists) -> Fusion:
         lists: of worlds in which some items are new; with fewer than FEWEST_LISTS, or FEWEST_FOUND that hold a target
             that is new, the fusion stays as it is.
     """
-    if COLUMN not in fusion.names or len(lists.target) < FEWEST_LISTS:
+    if COLUMN not in fusion.names or len(lists) < FEWEST_LISTS:
         return fusion
     column = fusion.names.index(COLUMN)
     new = lists.features[:, :, column] > 0
-    if (new & (lists.rows == lists.target[:, None])).sum() < FEWEST_FOUND:
+    if (new & lists.taken).any(axis=1).sum() < FEWEST_FOUND:
         return fusion
     scores = fusion.score(lists.features, lists.context)
-    tried = {step: list_ndcg(scores + step * new, lists.rows, lists.target).mean() for step in STEPS}
+    tried = {step: lists.ndcg(scores + step * new).mean() for step in STEPS}
     chosen = max(step for step in STEPS if tried[step] >= (1 - _MOST) * max(tried.values()))
     weights = fusion.weights.copy()
     weights[column] += chosen

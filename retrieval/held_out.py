@@ -24,12 +24,14 @@ _TARGETS_PER_USER = 5
 class HeldOut:
     """Training histories without what is held out, and that.
 
-    base: int64 rows per user, oldest first. by_time: the items of base in the order they were taken (see
+    base: int64 rows per user, oldest first. validation: one item after each history, for whatever is chosen by single
+    items. asked: the same users with all that they took. by_time: the items of base in the order they were taken (see
     `items_by_time`), and earlier: the table of base, where the moment is what parts them; None where it is not.
     """
 
     base: list[np.ndarray]
     validation: Validation
+    asked: Validation
     by_time: np.ndarray | None = None
     earlier: Interactions | None = field(default=None, repr=False)
 
@@ -43,7 +45,8 @@ def held_out_of(interactions: Interactions, config: Config) -> HeldOut:
     options = {"max_users": config.lists.validation_users, "keep_seen": config.keep_seen, "seed": config.seed}
     if config.lists.by_time:
         return hold_out_later(interactions, **options)
-    return HeldOut(*hold_out(histories_of(interactions), **options))
+    base, validation = hold_out(histories_of(interactions), **options)
+    return HeldOut(base, validation, validation)
 
 
 def hold_out(
@@ -62,15 +65,15 @@ def hold_out(
     base = list(histories)
     for user in eligible:
         base[user] = histories[user][:-1]
-    targets = np.array([histories[user][-1] for user in eligible], dtype=np.int64)
-    return base, Validation([base[user] for user in eligible], targets, keep_seen, eligible)
+    newest = [histories[user][-1:] for user in eligible]
+    return base, Validation([base[user] for user in eligible], newest, keep_seen, eligible)
 
 
 def hold_out_later(interactions: Interactions, *, max_users: int, keep_seen: bool, seed: int) -> HeldOut:
     """The newest tenth of all interactions: what users with a history take after one moment.
 
-    A user has up to _TARGETS_PER_USER targets at random, each a row of its own of the validation, which has max_users
-    rows at the most. Where seen items may not come again, only items that are new to the user are targets.
+    Where seen items may not come again, only items that are new to the user count. At most max_users users are asked of
+    all they took; of single items a user has up to _TARGETS_PER_USER at random, and there are at most max_users in all.
 
     Raises:
         ValueError: nobody has a history before the moment and takes something after it, or the times are no clock (see
@@ -79,27 +82,21 @@ def hold_out_later(interactions: Interactions, *, max_users: int, keep_seen: boo
     parts = time_split(interactions)
     base = histories_of(parts.train)
     followed = taken_after(parts, base, keep_seen=keep_seen)
-    validation = validation_after(followed, max_users=max_users, keep_seen=keep_seen, seed=seed)
-    if not len(validation.targets):
+    asked = asked_after(followed, max_users=max_users, keep_seen=keep_seen, seed=seed)
+    if not len(asked):
         raise ValueError(
             "fit: no user has interactions both before and after the moment that lists.validation=time holds out by; "
             "give more interactions, or hold out everybody's newest item (lists.validation=last)"
         )
-    return HeldOut(base, validation, items_by_time(parts.train), parts.train)
+    validation = asked.single(_TARGETS_PER_USER, seed=seed).slice(max_users, seed)
+    return HeldOut(base, validation, asked, items_by_time(parts.train), parts.train)
 
 
-def validation_after(followed: Sequence[Followed], *, max_users: int, keep_seen: bool, seed: int) -> Validation:
-    """What users took after a moment (see `taken_after`) as validation; see `hold_out_later`."""
-    rng = np.random.default_rng(seed)
-    users, histories, targets, away = [], [], [], []
-    for one in followed:
-        wanted = rng.permutation(one.taken)[:_TARGETS_PER_USER].tolist()
-        users += [one.user] * len(wanted)
-        histories += [one.history] * len(wanted)
-        targets += wanted
-        away += [one.away] * len(wanted)
-    rows, taken = np.array(users, dtype=np.int64), np.array(targets, dtype=np.int64)
-    asked = Validation(histories, taken, keep_seen, rows, np.array(away, dtype=np.float32))
+def asked_after(followed: Sequence[Followed], *, max_users: int, keep_seen: bool, seed: int) -> Validation:
+    """All that users took after a moment (see `taken_after`), of at most max_users at random."""
+    users = np.array([one.user for one in followed], dtype=np.int64)
+    away = np.array([one.away for one in followed], dtype=np.float32)
+    asked = Validation([one.history for one in followed], [one.taken for one in followed], keep_seen, users, away)
     return asked.slice(max_users, seed)
 
 

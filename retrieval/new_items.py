@@ -60,7 +60,8 @@ def forget(histories: Sequence[np.ndarray], new: np.ndarray) -> list[np.ndarray]
 
 
 def forget_validation(validation: Validation, new: np.ndarray, *, max_users: int, seed: int) -> Validation:
-    """At most max_users of them with what is left of their histories, which is never nothing; targets may be new."""
+    """At most max_users of them with what is left of their histories, which is never nothing; what they took may be
+    new."""
     small = validation.slice(max_users, seed)
     histories = forget(small.histories, new)
     left = np.array([place for place, history in enumerate(histories) if len(history)], dtype=np.int64)

@@ -1,8 +1,11 @@
-"""Where one wanted item stands in rows of scores."""
+"""Where wanted items stand in rows of scores, and what that is worth."""
 
 from __future__ import annotations
 
 import numpy as np
+
+_BLOCK = 4_096
+"""Taken items at a time, each with a copy of its list's scores."""
 
 
 def target_ranks(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
@@ -16,3 +19,30 @@ def target_ranks(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     equal = (scores == own).sum(axis=1) - 1
     rank = 1 + better + equal / 2
     return np.where(np.isneginf(own[:, 0]), float(scores.shape[1]), rank)
+
+
+def list_ndcg(scores: np.ndarray, rows: np.ndarray, target: np.ndarray, k: int = 10) -> np.ndarray:
+    """`lists_ndcg` where one item was taken, whose row is in target, int64 (n_lists,)."""
+    is_target = rows == target[:, None]
+    rank = target_ranks(np.where(rows >= 0, scores, -np.inf), is_target.argmax(axis=1))
+    return np.where(is_target.any(axis=1) & (rank <= k), 1 / np.log2(1 + rank), 0.0)
+
+
+def lists_ndcg(scores: np.ndarray, rows: np.ndarray, taken: np.ndarray, n_taken: np.ndarray, k: int = 10) -> np.ndarray:
+    """NDCG@k per list: the sum of 1 / log2(1 + rank) over what was taken and ranked k or better, by its greatest value.
+
+    Candidates that score the same as one that was taken count as half a rank each, so a constant score earns nothing by
+    luck.
+
+    Args:
+        rows: int64 (n_lists, depth), -1 at padding. taken, n_taken: see `FusionLists`.
+    """
+    owner, place = np.nonzero(taken)
+    scores = np.where(rows >= 0, scores, -np.inf)
+    gains = np.zeros(len(rows))
+    for part in range(0, len(owner), _BLOCK):
+        own = owner[part : part + _BLOCK]
+        rank = target_ranks(scores[own], place[part : part + _BLOCK])
+        np.add.at(gains, own, np.where(rank <= k, 1 / np.log2(1 + rank), 0.0))
+    greatest = np.concatenate([[1.0], np.cumsum(1 / np.log2(np.arange(2, k + 2)))])
+    return gains / greatest[np.clip(n_taken, 0, k)]

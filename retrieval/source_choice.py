@@ -11,7 +11,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from retrieval.catalogue import Catalogue
-from retrieval.logit_steps import list_ndcg
+from retrieval.ranks import list_ndcg
 from retrieval.sources.dense import mean_of, pooled_users
 from retrieval.sources.item_items import (
     content_matrix,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.sparse as sp
@@ -69,29 +69,51 @@ class SourceSettings:
 
 @dataclass(frozen=True)
 class Validation:
-    """Histories (oldest first) and one item row that was taken after each.
+    """Histories (oldest first) and what was taken after each.
 
-    keep_seen: seen items may be right. users: int64 (n,), whose history it is; a user may be there several times, with
-    one target each. away: see `Queries`.
+    taken: int64 rows, distinct, one or more after each history. keep_seen: seen items may be right. users: int64 (n,),
+    whose history it is; a user may be there several times. away: see `Queries`.
     """
 
     histories: list[np.ndarray]
-    targets: np.ndarray
+    taken: list[np.ndarray]
     keep_seen: bool
     users: np.ndarray
     away: np.ndarray | None = None
 
+    def __len__(self) -> int:
+        return len(self.taken)
+
+    @property
+    def targets(self) -> np.ndarray:
+        """The one item after each history: int64 (n,).
+
+        Raises:
+            ValueError: there are several after one (see `single`).
+        """
+        if any(len(taken) != 1 for taken in self.taken):
+            raise ValueError("validation: expected one item after each history, got several; ask for single()")
+        return np.concatenate([np.empty(0, dtype=np.int64), *self.taken])
+
+    def single(self, per_user: int, *, seed: int) -> Validation:
+        """Each history up to per_user times, with one item each of what was taken after it, at random."""
+        rng = np.random.default_rng(seed)
+        chosen = [rng.permutation(taken)[:per_user] for taken in self.taken]
+        rows = self.take(np.repeat(np.arange(len(self)), [len(taken) for taken in chosen]))
+        return replace(rows, taken=[taken[i : i + 1] for taken in chosen for i in range(len(taken))])
+
     def take(self, places: np.ndarray) -> Validation:
         """Some of them, in this order."""
         histories = [self.histories[place] for place in places]
+        taken = [self.taken[place] for place in places]
         away = None if self.away is None else self.away[places]
-        return Validation(histories, self.targets[places], self.keep_seen, self.users[places], away)
+        return Validation(histories, taken, self.keep_seen, self.users[places], away)
 
     def slice(self, n: int, seed: int) -> Validation:
         """n at random (all, if there are no more)."""
-        if len(self.targets) <= n:
+        if len(self) <= n:
             return self
-        return self.take(np.sort(np.random.default_rng(seed).choice(len(self.targets), n, replace=False)))
+        return self.take(np.sort(np.random.default_rng(seed).choice(len(self), n, replace=False)))
 
 
 def transitions_of(following: sp.csr_matrix, counts: np.ndarray, settings: SourceSettings) -> sp.csr_matrix:

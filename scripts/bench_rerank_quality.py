@@ -35,8 +35,8 @@ from retrieval.candidates import Candidates
 from retrieval.config import Config, merge_values, parse_override, read_config
 from retrieval.data import leave_last_out, read_interactions, read_items
 from retrieval.fit import Fitted, fit
-from retrieval.fusion import list_ndcg
 from retrieval.histories import histories_of
+from retrieval.ranks import list_ndcg
 from retrieval.sources import Queries
 from retrieval.stage_one import in_batches, sub_queries
 

@@ -91,7 +91,8 @@ def test_a_second_context_counts_and_where_it_is_not_known_the_mean_stands_in():
     both = FusionLists(
         np.concatenate([one.features, other.features]),
         np.concatenate([one.rows, other.rows]),
-        np.concatenate([one.target, other.target]),
+        np.concatenate([one.taken, other.taken]),
+        np.concatenate([one.n_taken, other.n_taken]),
         np.stack([np.concatenate([one.context[:, 0], other.context[:, 0]]), away], axis=1),
     )
     fusion = fit_fusion(both, ("a_score", "b_score"))
@@ -115,7 +116,6 @@ def test_a_second_context_counts_and_where_it_is_not_known_the_mean_stands_in():
 def test_by_time_gpt_2_is_weighed_beside_scores_by_other_folds(by_time):
     _, (plain, without), (final, _) = FITS
     assert plain.get("base") is None
-    assert plain["n_first"] == len(by_time.model.recall_fusion.names)
     lists, n = plain["lists"], len(final["lists"].rows)
     np.testing.assert_array_equal(final["base"].fusion.weights, without.fusion.weights)
     assert n < len(lists.rows)  # earlier moments are what GPT-2 learned from

@@ -223,7 +223,8 @@ def test_nothing_to_hold_out_is_refused():
 
 @pytest.mark.parametrize("n", [1, 2, 3, 10])
 def test_validation_is_split_into_disjoint_parts(n):
-    validation = Validation([np.array([user]) for user in range(n)], np.arange(n), False, np.arange(n))
+    own = [np.array([user]) for user in range(n)]
+    validation = Validation(own, own, False, np.arange(n))
     first, second = split_validation(validation, share=0.25, seed=0)
     assert sorted([*first.targets, *second.targets]) == list(range(n))
     assert len(second.targets) >= 1

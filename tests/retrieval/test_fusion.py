@@ -13,8 +13,6 @@ from hypothesis import strategies as st
 
 from retrieval import fusion as fusion_module
 from retrieval.fusion import CrossFitted, Fusion, FusionLists, cross_fit
-from retrieval.logit_steps import list_ndcg
-from retrieval.ranks import target_ranks
 from retrieval.storage import _fusion, _fusion_dict
 
 NAMES = ("good_score", "weak_score", "noise_score")
@@ -29,7 +27,7 @@ def make_lists(weights: np.ndarray, n_lists: int = 600, depth: int = 20, seed: i
     probability /= probability.sum(axis=1, keepdims=True)
     rows = np.tile(np.arange(depth), (n_lists, 1))
     place = np.array([rng.choice(depth, p=line) for line in probability])
-    return FusionLists(features, rows, place, rng.normal(size=(n_lists, 1)).astype(np.float32))
+    return FusionLists.of(features, rows, place[:, None], rng.normal(size=(n_lists, 1)).astype(np.float32))
 
 
 def fit_fusion(lists: FusionLists, names: Sequence[str], *, base: CrossFitted | None = None) -> Fusion:
@@ -47,34 +45,7 @@ def fusion(lists: FusionLists) -> Fusion:
 
 
 def ndcg(fusion: Fusion, lists: FusionLists) -> float:
-    return float(list_ndcg(fusion.score(lists.features, lists.context), lists.rows, lists.target).mean())
-
-
-def test_ndcg_of_one_target_is_the_inverse_logarithm_of_its_rank():
-    scores = np.array([[3.0, 2.0, 1.0]] * 4)
-    rows = np.array([[7, 8, 9]] * 4)
-    found = list_ndcg(scores, rows, np.array([7, 8, 9, 5]))
-    np.testing.assert_allclose(found, [1 / np.log2(2), 1 / np.log2(3), 1 / np.log2(4), 0])
-
-
-def test_ndcg_is_zero_below_its_depth():
-    scores, rows = -np.arange(12.0)[None], np.arange(12)[None]
-    assert list_ndcg(scores, rows, np.array([9]))[0] == pytest.approx(1 / np.log2(11))
-    assert list_ndcg(scores, rows, np.array([10]))[0] == 0
-
-
-def test_a_constant_score_earns_the_middle_rank():
-    scores, rows = np.zeros((1, 5)), np.arange(5)[None]
-    assert list_ndcg(scores, rows, np.array([0]))[0] == pytest.approx(1 / np.log2(1 + 3))
-
-
-def test_padding_never_outranks_an_item():
-    scores = np.array([[0.0, 9.0, 9.0]])
-    assert list_ndcg(scores, np.array([[4, -1, -1]]), np.array([4]))[0] == 1
-
-
-def test_a_masked_target_ranks_last():
-    assert target_ranks(np.array([[1.0, -np.inf, -np.inf, 0.5]]), np.array([1])).tolist() == [4.0]
+    return float(lists.ndcg(fusion.score(lists.features, lists.context)).mean())
 
 
 def test_weights_recover_the_model_that_made_the_lists(fusion):
@@ -90,13 +61,28 @@ def test_weights_may_depend_on_how_much_is_known_of_a_user():
     joined = FusionLists(
         np.concatenate([one.features, other.features]),
         np.concatenate([one.rows, other.rows]),
-        np.concatenate([one.target, other.target]),
+        np.concatenate([one.taken, other.taken]),
+        np.concatenate([one.n_taken, other.n_taken]),
         context[:, None],
     )
     fusion = fit_fusion(joined, ("a_score", "b_score"))
     # One of context -1 is weighed by w - v, one of +1 by w + v.
     np.testing.assert_allclose(fusion.weights[:2] - fusion.weights[2:], [2, 0], atol=0.3)
     np.testing.assert_allclose(fusion.weights[:2] + fusion.weights[2:], [0, 2], atol=0.3)
+
+
+def test_all_that_was_taken_is_learned_from():
+    """Lists of which five items each were taken say more of the weights than lists of which one was."""
+    truth, errors = np.array([1.0, 0.5, 0.0]), {1: [], 5: []}
+    for seed in range(5):
+        lists = make_lists(truth, n_lists=60, depth=40, seed=seed)
+        noise = np.random.default_rng(seed).gumbel(size=lists.rows.shape)
+        order = np.argsort(-(lists.features @ truth + noise), axis=1)
+        for n, found in errors.items():
+            several = FusionLists.of(lists.features, lists.rows, order[:, :n], lists.context)
+            weights = fit_fusion(several, NAMES).weights[:3]
+            found.append(np.abs(weights / weights[0] - truth).sum())
+    assert np.mean(errors[5]) < 0.7 * np.mean(errors[1])
 
 
 def test_the_fusion_beats_its_best_part_where_two_parts_know_something(fusion, lists):
@@ -109,7 +95,7 @@ def test_the_fusion_beats_its_best_part_where_two_parts_know_something(fusion, l
 def test_the_fusion_is_never_worse_than_its_best_part_on_validation(seed, n_lists, weight):
     lists = make_lists(np.array([weight, 0.0, 0.0]), n_lists=n_lists, depth=15, seed=seed)
     fusion = fit_fusion(lists, NAMES)
-    best = max(float(list_ndcg(lists.features[:, :, i], lists.rows, lists.target).mean()) for i in range(3))
+    best = max(float(lists.ndcg(lists.features[:, :, i]).mean()) for i in range(3))
     assert ndcg(fusion, lists) >= best - 1e-6
 
 
@@ -125,16 +111,16 @@ def test_a_single_feature_instead_of_a_fusion_is_said_in_one_line(caplog):
 def test_a_feature_replaces_the_fusion_only_if_it_is_ahead_by_more_than_chance(
     monkeypatch, caplog, lists, ahead, behind, replaced
 ):
-    def held_out(steps, penalties):
+    def best(folds):
         """The good feature's own scores, but as many of its best lists are spoilt and of its worst ones put right."""
-        scores = steps.lists.features[:, :, 0].copy()
-        good = list_ndcg(scores, lists.rows, lists.target)
+        scores = folds.lists.features[:, :, 0].copy()
+        good = lists.ndcg(scores)
         scores[np.flatnonzero(good == 1)[:ahead]] = 0
         wrong = np.flatnonzero(good == 0)[:behind]
-        scores[wrong, lists.target[wrong]] = 100
-        return scores
+        scores[wrong, lists.taken[wrong].argmax(axis=1)] = 100
+        return 1.0, scores
 
-    monkeypatch.setattr(fusion_module.Steps, "held_out", held_out)
+    monkeypatch.setattr(fusion_module.Folds, "best", best)
     fitted = fit_fusion(lists, NAMES)
     assert (np.count_nonzero(fitted.weights) == 1) == bool(caplog.records) == replaced
 
@@ -163,7 +149,7 @@ def test_probabilities_rise_with_the_score(fusion):
 
 def test_probabilities_are_calibrated(fusion, lists):
     probability = fusion.probability(fusion.score(lists.features, lists.context))
-    taken = lists.rows == lists.target[:, None]
+    taken = lists.taken
     assert probability.mean() == pytest.approx(taken.mean(), rel=0.02)
     for low, high in ((0.0, 0.02), (0.02, 0.1), (0.1, 0.3)):
         inside = (probability > low) & (probability <= high)
@@ -171,9 +157,9 @@ def test_probabilities_are_calibrated(fusion, lists):
 
 
 def test_lists_without_their_target_lower_the_probability(lists):
-    half = lists.target.copy()
-    half[::2] = 999
-    fusion = fit_fusion(FusionLists(lists.features, lists.rows, half, lists.context), NAMES)
+    half = lists.taken.copy()
+    half[::2] = False
+    fusion = fit_fusion(replace(lists, taken=half), NAMES)
     probability = fusion.probability(fusion.score(lists.features, lists.context))
     assert probability.mean() == pytest.approx(0.5 / 20, rel=0.05)
 
@@ -181,7 +167,8 @@ def test_lists_without_their_target_lower_the_probability(lists):
 def test_a_target_that_is_always_right_is_likely_and_the_others_are_not():
     features = np.zeros((200, 10, 1), dtype=np.float32)
     features[:, 3] = 3
-    lists = FusionLists(features, np.tile(np.arange(10), (200, 1)), np.full(200, 3), np.zeros((200, 1), np.float32))
+    rows, three = np.tile(np.arange(10), (200, 1)), np.full((200, 1), 3)
+    lists = FusionLists.of(features, rows, three, np.zeros((200, 1), np.float32))
     fusion = fit_fusion(lists, ("sure_score",))
     probability = fusion.probability(fusion.score(features, lists.context))
     assert probability[:, 3].min() > 0.9
@@ -193,9 +180,8 @@ def test_validation_without_a_mistake_does_not_make_probabilities_extreme(gap):
     rng = np.random.default_rng(0)
     features = rng.normal(size=(80, 20, 2)).astype(np.float32)
     features[:, 0, 0] = features[:, :, 0].max(axis=1) + gap
-    lists = FusionLists(
-        features, np.tile(np.arange(20), (80, 1)), np.zeros(80, np.int64), np.zeros((80, 1), np.float32)
-    )
+    rows, first = np.tile(np.arange(20), (80, 1)), np.zeros((80, 1), np.int64)
+    lists = FusionLists.of(features, rows, first, np.zeros((80, 1), np.float32))
     fusion = fit_fusion(lists, ("sure_score", "noise_score"))
     probability = fusion.probability(fusion.score(features, lists.context))
     assert probability[:, 0].mean() > 0.8
@@ -206,9 +192,8 @@ def test_validation_without_a_mistake_does_not_make_probabilities_extreme(gap):
 def test_probabilities_tell_apart_what_the_score_tells_apart():
     # A step of 12 in a feature that is always right, then small differences: the list still has an order.
     features = np.tile(np.array([6.0, 1.0, 0.5, 0.0, -2.0], dtype=np.float32)[None, :, None], (200, 1, 1))
-    lists = FusionLists(
-        features, np.tile(np.arange(5), (200, 1)), np.zeros(200, np.int64), np.zeros((200, 1), np.float32)
-    )
+    rows, first = np.tile(np.arange(5), (200, 1)), np.zeros((200, 1), np.int64)
+    lists = FusionLists.of(features, rows, first, np.zeros((200, 1), np.float32))
     fusion = fit_fusion(lists, ("sure_score",))
     probability = fusion.probability(fusion.score(features[:1], lists.context[:1]))[0]
     assert (np.diff(probability) < 0).all()
@@ -225,7 +210,8 @@ def test_padding_does_not_change_the_fit(lists, fusion):
     padded = FusionLists(
         np.pad(lists.features, ((0, 0), (0, 7), (0, 0))),
         np.pad(lists.rows, ((0, 0), (0, 7)), constant_values=-1),
-        lists.target,
+        np.pad(lists.taken, ((0, 0), (0, 7))),
+        lists.n_taken,
         lists.context,
     )
     again = fit_fusion(padded, NAMES)
@@ -255,8 +241,8 @@ def test_a_fusion_survives_json(fusion, lists):
 
 def test_too_few_lists_with_their_target_are_refused():
     lists = make_lists(np.array([1.0]), n_lists=5)
-    lists.target[1:] = 999
-    with pytest.raises(ValueError, match="expected 2 or more lists that hold their target, got 1 of 5"):
+    lists.taken[1:] = False
+    with pytest.raises(ValueError, match="expected 2 or more lists that hold what was taken, got 1 of 5"):
         fit_fusion(lists, ("a_score",))
 
 

@@ -24,7 +24,7 @@ def lists_of(gap: float, *, n_lists: int = 400, n_known: int = 12, new_right: fl
     features[:, -1] = (-gap, 1)
     rows = np.tile(np.arange(n_known + 1), (n_lists, 1))
     target = np.where(np.arange(n_lists) < new_right * n_lists, n_known, 0)
-    return FusionLists(features, rows, target, np.zeros((n_lists, 1), np.float32))
+    return FusionLists.of(features, rows, target[:, None], np.zeros((n_lists, 1), np.float32))
 
 
 def chosen(fusion: Fusion) -> float:
@@ -60,15 +60,15 @@ def test_more_than_a_hundredth_is_too_much():
 def test_without_anything_to_choose_by_nothing_changes(change):
     lists, fusion = lists_of(0.8), FUSION
     if change == "no list":
-        lists = lists.only(np.zeros(len(lists.target), dtype=bool))
+        lists = lists.only(np.zeros(len(lists), dtype=bool))
     elif change == "few lists":
-        lists = lists.only(np.arange(len(lists.target)) > len(lists.target) - FEWEST_LISTS)
+        lists = lists.only(np.arange(len(lists)) > len(lists) - FEWEST_LISTS)
     elif change == "no new item":
         lists.features[:, :, 1] = 0
     elif change == "few right":
         lists = lists_of(0.8, new_right=(FEWEST_FOUND - 1) / 400)
     elif change == "new item never right":
-        lists = replace(lists, target=np.zeros_like(lists.target))
+        lists = replace(lists, taken=lists.rows == 0)
     else:
         fusion = replace(FUSION, names=("some_score", "other"))
     assert give_head_start(fusion, lists) is fusion
@@ -83,6 +83,6 @@ def test_up_to_a_hundredth_is_worth_it_however_surely_it_is_lost():
 
 def test_the_first_lists_can_be_left_out():
     lists = lists_of(0.8)
-    rest = lists.only(np.arange(len(lists.target)) >= 250)
-    assert len(rest.target) == 150
+    rest = lists.only(np.arange(len(lists)) >= 250)
+    assert len(rest) == 150
     np.testing.assert_array_equal(rest.features, lists.features[250:])

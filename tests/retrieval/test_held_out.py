@@ -17,9 +17,8 @@ from retrieval.evaluate import validated_as
 from retrieval.fit import fit
 from retrieval.fusion import FusionLists
 from retrieval.held_out import held_out_of, hold_out_later, split_validation
-from retrieval.histories import histories_of, items_by_time, shown_of, taken_after
+from retrieval.histories import histories_of, items_by_time
 from retrieval.recommend import Recommender
-from retrieval.rerank_lists import positions_at_moment
 from retrieval.sources import PopularSource, Queries, RecentSource
 from retrieval.sources.recent import recent_counts
 from retrieval.stage_one import Validation
@@ -64,6 +63,9 @@ def test_a_user_has_five_targets_at_the_most_and_users_are_cut_at_random():
     assert counts[1] == 5
     assert counts.sum() == len(held.validation.targets) == len(held.validation.histories)
     assert set(held.validation.targets[held.validation.users == 1]) < set(range(6))
+    # The fusions are asked of everything that a user took.
+    assert [len(taken) for taken in held.asked.taken] == [2, 6]
+    assert held.asked.users.tolist() == [0, 1]
     assert len(hold_out_later(table(*taken, *many[:6]), max_users=3, keep_seen=False, seed=0).validation.targets) == 3
 
 
@@ -99,13 +101,14 @@ def test_a_fit_that_is_measured_chooses_by_what_it_is_asked(configured, split, e
 
 def test_all_rows_of_a_user_are_in_one_part_and_one_fold():
     users = np.repeat(np.arange(30), 5)
-    validation = Validation([np.array([user]) for user in users], np.arange(150), False, users)
+    taken = [np.array([row]) for row in range(150)]
+    validation = Validation([np.array([user]) for user in users], taken, False, users)
     first, second = split_validation(validation, share=0.25, seed=0)
     assert not set(first.users) & set(second.users)
     assert len(first.targets) == 5 * round(0.25 * 30)
     assert sorted([*first.targets, *second.targets]) == list(range(150))
-    empty = np.zeros((150, 1, 1), np.float32), np.zeros((150, 1), np.int64), np.zeros(150, np.int64)
-    fold = FusionLists(*empty, np.zeros((150, 1), np.float32), users).folds(4, 0)
+    empty = np.zeros((150, 1, 1), np.float32), np.zeros((150, 1), np.int64), np.zeros((150, 1), np.int64)
+    fold = FusionLists.of(*empty, np.zeros((150, 1), np.float32), users).folds(4, 0)
     assert all(len(set(fold[users == user])) == 1 for user in range(30))
     assert sorted(np.bincount(fold)) == [35, 35, 40, 40]
 
@@ -139,19 +142,6 @@ def test_how_popular_a_new_item_is_of_late_nobody_knows():
     features = dict(zip(feature_names(sources), found.features[0].T, strict=True))
     for name in ("popular_score", "popular_rank", "recent_score", "recent_rank"):
         assert features[name][3] == pytest.approx(features[name][:3].mean(), abs=1e-6)
-
-
-def test_a_position_at_a_moment_asks_for_all_that_follows():
-    shown = Impressions.of(np.array([0, 0, 0, 0]), np.array([3, 38, 20, 30]), np.array([5.0, 6.0, 7.0, 103.0]))
-    late = [(0, 38, MOMENT), (0, 39, 101.0), (0, 3, 102.0), (1, 5, 103.0)]
-    parts = time_split(table(*early(36)[:15], *early(36)[15:], *late, negatives=shown))
-    histories = histories_of(parts.train)
-    (position,) = positions_at_moment(taken_after(parts, histories, keep_seen=False), shown_of(parts.train))
-    assert position.history.tolist() == list(range(36))
-    assert position.targets.tolist() == [38, 39]
-    assert position.shown.tolist() == []  # 3, 20 and 38 were taken, 30 was shown later
-    (again,) = positions_at_moment(taken_after(parts, histories, keep_seen=True), None)
-    assert again.targets.tolist() == [3, 38, 39]
 
 
 @pytest.fixture(scope="module")
@@ -208,16 +198,19 @@ def test_the_sources_behind_a_moment_never_saw_what_follows(interactions, by_tim
         for user, history in enumerate(histories):
             own = slice(interactions.offsets[user], interactions.offsets[user + 1])
             assert history.tolist() == whole[user][: (interactions.times[own] < start).sum()].tolist()
-        follows = {}
+        follows: dict[tuple[int, ...], set[int]] = {}
         for user, history in enumerate(histories):
             own = slice(interactions.offsets[user], interactions.offsets[user + 1])
-            between = (interactions.times[own] >= start) & (interactions.times[own] < end)
-            follows.setdefault(tuple(history.tolist()), set()).update(whole[user][between].tolist())
+            known = whole[user][: (interactions.times[own] < end).sum()].tolist()
+            for length in range(len(history), len(known)):
+                follows.setdefault(tuple(known[:length]), set()).update(known[length:])
         validation = moments[number].world.validation
         asked_for = [(p.history, p.targets) for p in moments[number].positions]
-        asked_for += [(h, t[None]) for h, t in zip(validation.histories, validation.targets, strict=True)]
-        assert len(asked_for) > len(validation.targets) > 0
-        for history, targets in asked_for:
+        assert len(asked_for) > len(validation) > 0  # also at moments between this one and the next
+        first = {tuple(history.tolist()) for history in validation.histories}
+        assert first <= {tuple(history.tolist()) for history, _ in asked_for}
+        for history, targets in [*asked_for, *zip(validation.histories, validation.taken, strict=True)]:
+            assert len(targets)
             assert set(targets.tolist()) <= follows[tuple(history.tolist())]
     lists = fit_lists.rolling_lists(moments, model, config)
     assert lists
@@ -258,3 +251,19 @@ def test_positions_are_no_clock():
     histories = [(user, item, float(item)) for user in range(9) for item in range(4)]
     with pytest.raises(ValueError, match="times that all users share"):
         hold_out_later(replace(table(*histories), time_kind="positions"), max_users=9, keep_seen=False, seed=0)
+
+
+def test_single_items_are_drawn_from_what_was_taken():
+    taken = [np.arange(10), np.array([3]), np.array([7, 8])]
+    away = np.array([0.5, 1.5, 2.5], np.float32)
+    asked = Validation([np.array([user]) for user in range(3)], taken, False, np.arange(3), away)
+    single = asked.single(2, seed=0)
+    assert single.users.tolist() == [0, 0, 1, 2, 2]
+    assert single.away is not None
+    assert single.away.tolist() == [0.5, 0.5, 1.5, 2.5, 2.5]
+    assert len(set(single.targets[:2])) == 2
+    assert single.targets[2] == 3
+    assert sorted(single.targets[3:]) == [7, 8]
+    assert [int(history[0]) for history in single.histories] == single.users.tolist()
+    with pytest.raises(ValueError, match="expected one item after each history, got several"):
+        _ = asked.targets

@@ -18,14 +18,15 @@ def make_lists(n: int, *, seed: int = 0, weight: float = 1.0) -> Lists:
     rows[:, 0] = 0
     truth = weight * np.array([1.5, -1.0, 0.0, 0.5, 0.0, 0.0])
     logits = np.where(rows >= 0, widen(features, context) @ truth + rng.gumbel(size=(n, 6)), -np.inf)
-    return Lists(features, context, rows, logits.argmax(axis=1))
+    return Lists(features, context, rows, logits == logits.max(axis=1, keepdims=True))
 
 
 def objective(lists: Lists, weights: np.ndarray, penalty: float) -> float:
     total = penalty * float((weights**2).sum())
-    for features, context, rows, place in zip(lists.features, lists.context, lists.rows, lists.place, strict=True):
+    for features, context, rows, taken in zip(lists.features, lists.context, lists.rows, lists.taken, strict=True):
         logits = widen(features[None], context[None])[0] @ weights
-        total -= float(logits[place] - np.log(np.exp(logits[rows >= 0]).sum()))
+        chance = logits[taken] - np.log(np.exp(logits[rows >= 0]).sum())
+        total -= float(np.sqrt(taken.sum()) * chance.mean())
     return total
 
 
@@ -36,6 +37,17 @@ def test_the_optimum_is_that_of_a_general_optimiser():
         general = minimize(lambda w, p=penalty: objective(lists, w, p), np.zeros(6), tol=1e-9)
         np.testing.assert_allclose(found, general.x, atol=1e-3)
         assert objective(lists, found, penalty) <= general.fun + 1e-6
+
+
+def test_where_several_were_taken_their_mean_counts_by_the_root_of_their_number():
+    lists = make_lists(400)
+    rng = np.random.default_rng(1)
+    lists.taken[:] |= (rng.random(lists.taken.shape) < 0.3) & (lists.rows >= 0)
+    assert (lists.taken.sum(axis=1) > 1).any()
+    for penalty in (0.1, 30.0):
+        found = fit_logit(lists, penalty)
+        general = minimize(lambda w, p=penalty: objective(lists, w, p), np.zeros(6), tol=1e-9)
+        np.testing.assert_allclose(found, general.x, atol=1e-3)
 
 
 def test_what_decided_is_found():

@@ -30,7 +30,8 @@ def test_a_share_of_the_items_is_chosen_the_same_way_each_time():
 
 def test_new_items_leave_histories_but_not_targets():
     assert [history.tolist() for history in forget([rows(0, 1, 2), rows(3), rows()], NEW)] == [[0, 2], [], []]
-    validation = Validation([rows(0, 1), rows(3), rows(2)], rows(3, 0, 1), keep_seen=False, users=rows(7, 8, 9))
+    before, taken = [rows(0, 1), rows(3), rows(2)], [rows(3), rows(0), rows(1)]
+    validation = Validation(before, taken, keep_seen=False, users=rows(7, 8, 9))
     left = forget_validation(validation, NEW, max_users=9, seed=0)
     assert [history.tolist() for history in left.histories] == [[0], [2]]
     assert left.targets.tolist() == [3, 1]

@@ -1,0 +1,54 @@
+"""NDCG of lists with one target or several, where equal scores share their ranks."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from retrieval.fusion import FusionLists
+from retrieval.metrics import per_user_metrics
+from retrieval.ranks import list_ndcg, target_ranks
+
+
+def test_ndcg_of_one_target_is_the_inverse_logarithm_of_its_rank():
+    scores = np.array([[3.0, 2.0, 1.0]] * 4)
+    rows = np.array([[7, 8, 9]] * 4)
+    found = list_ndcg(scores, rows, np.array([7, 8, 9, 5]))
+    np.testing.assert_allclose(found, [1 / np.log2(2), 1 / np.log2(3), 1 / np.log2(4), 0])
+
+
+def test_ndcg_is_zero_below_its_depth():
+    scores, rows = -np.arange(12.0)[None], np.arange(12)[None]
+    assert list_ndcg(scores, rows, np.array([9]))[0] == pytest.approx(1 / np.log2(11))
+    assert list_ndcg(scores, rows, np.array([10]))[0] == 0
+
+
+def test_a_constant_score_earns_the_middle_rank():
+    scores, rows = np.zeros((1, 5)), np.arange(5)[None]
+    assert list_ndcg(scores, rows, np.array([0]))[0] == pytest.approx(1 / np.log2(1 + 3))
+
+
+def test_padding_never_outranks_an_item():
+    scores = np.array([[0.0, 9.0, 9.0]])
+    assert list_ndcg(scores, np.array([[4, -1, -1]]), np.array([4]))[0] == 1
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_ndcg_of_several_targets_is_that_of_the_evaluation(seed):
+    """Some of what was taken is not in the list, and some lists are shorter than others."""
+    rng = np.random.default_rng(seed)
+    rows = np.array([rng.permutation(40)[:15] for _ in range(6)])
+    rows[3:, 8:] = -1
+    wanted = [rng.permutation(40)[: rng.integers(1, 14)] for _ in range(6)]
+    scores = rng.permutation(90).reshape(6, 15).astype(np.float32)
+    lists = FusionLists.of(np.zeros((6, 15, 1), np.float32), rows, wanted, np.zeros((6, 1), np.float32))
+    order = np.argsort(-np.where(rows >= 0, scores, -np.inf), axis=1)
+    expected = per_user_metrics(np.take_along_axis(rows, order, axis=1), wanted)["ndcg@10"]
+    np.testing.assert_allclose(lists.ndcg(scores), expected)
+
+
+def test_a_masked_target_ranks_last():
+    assert target_ranks(np.array([[1.0, -np.inf, -np.inf, 0.5]]), np.array([1])).tolist() == [4.0]
