@@ -25,15 +25,13 @@ from retrieval.stage_one import SourceSettings
 from retrieval.two_stage import TwoStage, trained_vectors_of
 
 _EMPTY = np.empty(0, dtype=np.int64)
-_STARTS = 4
-"""Of one moment's sources lists are asked at so many moments until the next."""
 
 
 @dataclass(frozen=True)
 class Moment:
     """An earlier moment: sources that saw everybody until then, and what users took between it and the next moment.
 
-    world: the same for the fusions. positions: for the lists, at this moment and at some until the next one.
+    world: the same for the fusions. positions: the same for the lists.
     """
 
     world: World
@@ -95,7 +93,7 @@ def earlier_moments(
             parts = time_split(interactions)
         except ValueError:  # Days or months as times: no moment has something before it any more.
             break
-        until, interactions = interactions, parts.train
+        interactions = parts.train
         histories = histories_of(interactions)
         followed = taken_after(parts, histories, keep_seen=config.keep_seen)
         asked = asked_after(
@@ -104,7 +102,7 @@ def earlier_moments(
             keep_seen=config.keep_seen,
             seed=config.seed + number,
         )
-        positions = positions_from(until, len(interactions), keep_seen=config.keep_seen)
+        positions = positions_at_moment(followed, shown_of(interactions))
         if not positions:
             break
         label = f"moment {number + 1}/{n_moments}" if progress else None
@@ -112,23 +110,6 @@ def earlier_moments(
         sources = sources_in_space(catalogue, histories, settings, config, space=space, by_time=by_time, label=label)
         found.append(Moment(World(sources, asked, allowed, has_new=True), positions))
     return found
-
-
-def positions_from(interactions: Interactions, n_before: int, *, keep_seen: bool) -> list[Position]:
-    """Positions at _STARTS moments, each with what the user took until the interactions end; the first is the moment
-    that n_before of them lie before.
-
-    Few users have a history before a moment and come back after it, and at another moment it is others. What lies
-    between the first moment and a later one stands in the histories, not in the sources.
-    """
-    later = np.sort(interactions.times)[n_before:]
-    starts = later[len(later) * np.arange(_STARTS) // _STARTS]
-    positions = []
-    for start in dict.fromkeys(starts.tolist()):
-        parts = time_split(interactions, at=start)
-        followed = taken_after(parts, histories_of(parts.train), keep_seen=keep_seen)
-        positions += positions_at_moment(followed, shown_of(parts.train))
-    return positions
 
 
 def rolling_lists(

@@ -202,13 +202,10 @@ def test_the_sources_behind_a_moment_never_saw_what_follows(interactions, by_tim
         for user, history in enumerate(histories):
             own = slice(interactions.offsets[user], interactions.offsets[user + 1])
             known = whole[user][: (interactions.times[own] < end).sum()].tolist()
-            for length in range(len(history), len(known)):
-                follows.setdefault(tuple(known[:length]), set()).update(known[length:])
+            follows.setdefault(tuple(history.tolist()), set()).update(known[len(history) :])
         validation = moments[number].world.validation
         asked_for = [(p.history, p.targets) for p in moments[number].positions]
-        assert len(asked_for) > len(validation) > 0  # also at moments between this one and the next
-        first = {tuple(history.tolist()) for history in validation.histories}
-        assert first <= {tuple(history.tolist()) for history, _ in asked_for}
+        assert len(asked_for) >= len(validation) > 0
         for history, targets in [*asked_for, *zip(validation.histories, validation.taken, strict=True)]:
             assert len(targets)
             assert set(targets.tolist()) <= follows[tuple(history.tolist())]
