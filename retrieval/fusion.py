@@ -179,7 +179,7 @@ def cross_fit(
     holds = np.any(lists.taken, axis=1)
     if holds.sum() < 2:
         raise ValueError(
-            f"cross_fit: expected 2 or more lists that hold what was taken, got {int(holds.sum())} of {len(holds)}; "
+            f"cross_fit: expected 2 or more lists that hold their target, got {int(holds.sum())} of {len(holds)}; "
             "give more validation users or a larger candidate depth"
         )
     given = None if base is None else base.fusion

@@ -114,11 +114,25 @@ def test_a_second_context_counts_and_where_it_is_not_known_the_mean_stands_in():
 
 
 def test_by_time_gpt_2_is_weighed_beside_scores_by_other_folds(by_time):
-    _, (plain, without), (final, _) = FITS
+    (recall, _), (plain, without), (final, _) = FITS
     assert plain.get("base") is None
     lists, n = plain["lists"], len(final["lists"].rows)
     np.testing.assert_array_equal(final["base"].fusion.weights, without.fusion.weights)
-    assert n < len(lists.rows)  # earlier moments are what GPT-2 learned from
+    # Earlier moments are what GPT-2 learned from, and a part of the users stopped it: all of them weigh the rest.
+    assert n < len(lists) == len(recall["lists"])
     np.testing.assert_array_equal(final["lists"].rows, lists.rows[:n])
     real = lists.rows[:n] >= 0
     np.testing.assert_allclose(final["base"].scores[real], without.scores[:n][real], atol=1e-5)
+
+
+def test_without_gpt_2_no_user_is_kept_for_stopping_it(items, interactions, encoder, monkeypatch):
+    lists = []
+
+    def watched(some, names, **options):
+        lists.append(some)
+        return cross_fit(some, names, **options)
+
+    monkeypatch.setattr(fit_fusions, "cross_fit", watched)
+    fit(items, interactions, tiny_config(use_reranker=False, head_training={"max_passes": 1}), encoder=encoder)
+    recall, plain = lists
+    assert sorted(plain.users) == sorted(recall.users)

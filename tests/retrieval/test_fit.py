@@ -66,8 +66,8 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
                 seen.add(f"{part}: taken", item.rows[item.labels > 0])
                 seen.add(f"{part}: candidates", item.rows)
 
-    def fusion(lists, names, **_):
-        seen.add("fusion", lists.target)
+    def fusion(parts, worlds):
+        seen.add("fusion", *(taken for world in worlds for taken in world.validation.taken))
 
     watch(stage_one, "train_head", head)
     for module in (stage_one, source_choice):
@@ -78,7 +78,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
         watch(module, "recent_counts", lambda by_time, *_, **__: seen.add("recent", by_time))
     watch(fit_reranker, "train_reranker", lists)
     watch(fit_reranker, "train_next_item", history_model)
-    watch(fit_fusions, "cross_fit", fusion)
+    watch(fit_fusions, "_lists", fusion)
     real = PopularSource.fit.__func__  # type: ignore[attr-defined]
 
     def popular(cls, histories, n_items):
