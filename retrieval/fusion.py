@@ -186,7 +186,7 @@ def cross_fit(
     mean, deviation = _moments(lists.context) if given is None else (given.context_mean, given.context_deviation)
     context = _standard(lists.context, mean, deviation)
     everyone = _beside(base, lists, context)
-    penalty, others = Folds(everyone, holds, lists.n_taken, lists.folds(_FOLDS, seed), _FOLDS).best()
+    penalty, others = Folds(everyone, lists.n_taken, lists.folds(_FOLDS, seed)).best()
     held_out = lists.ndcg(others)
     by_feature = {name: lists.ndcg(lists.features[:, :, column]) for column, name in enumerate(names)}
     alone = {name: float(found.mean()) for name, found in by_feature.items()}

@@ -21,15 +21,12 @@ PENALTIES = (0.1, 1.0, 10.0, 100.0)
 class Folds:
     """Lists in folds, on the others of which something is fitted.
 
-    holds: bool (n_lists,), the lists that hold something that was taken, which alone can be fitted on. n_taken: see
-    `FusionLists`. fold: int64 (n_lists,), from 0 to n_folds - 1.
+    n_taken: see `FusionLists`. fold: int64 (n_lists,).
     """
 
     lists: Lists
-    holds: np.ndarray
     n_taken: np.ndarray
     fold: np.ndarray
-    n_folds: int
 
     def best(self) -> tuple[float, np.ndarray]:
         """The penalty with the highest NDCG@10 on folds that were not fitted on, and these scores: float32 (n_lists,
@@ -44,13 +41,17 @@ class Folds:
         return lists_ndcg(scores, self.lists.rows, self.lists.taken, self.n_taken)
 
     def held_out(self) -> dict[float, np.ndarray]:
-        """Scores of every fold by what was fitted on the others, by penalty: float32 (n_lists, depth)."""
+        """Scores of every fold by what was fitted on the others, by penalty: float32 (n_lists, depth).
+
+        Only lists that hold something that was taken can be fitted on.
+        """
+        holds = self.lists.taken.any(axis=1)
         scores = {penalty: np.zeros(self.lists.rows.shape, dtype=np.float32) for penalty in PENALTIES}
-        for part in range(self.n_folds):
+        for part in np.unique(self.fold):
             test = self.fold == part
-            if not ((self.holds & ~test).any() and test.any()):
+            if not (holds & ~test).any():
                 continue
-            train, weights = self.lists.only(self.holds & ~test), None
+            train, weights = self.lists.only(holds & ~test), None
             for penalty in sorted(PENALTIES, reverse=True):  # each fit begins where that of the next penalty ended
                 weights = fit_logit(train, penalty, weights)
                 scores[penalty][test] = score_lists(self.lists.features[test], self.lists.context[test], weights)

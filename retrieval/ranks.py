@@ -21,11 +21,16 @@ def target_ranks(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     return np.where(np.isneginf(own[:, 0]), float(scores.shape[1]), rank)
 
 
+def rank_gains(rank: np.ndarray, k: int = 10) -> np.ndarray:
+    """What a wanted item at each rank adds to the DCG@k: 1 / log2(1 + rank), 0 below k."""
+    return np.where(rank <= k, 1 / np.log2(1 + rank), 0.0)
+
+
 def list_ndcg(scores: np.ndarray, rows: np.ndarray, target: np.ndarray, k: int = 10) -> np.ndarray:
     """`lists_ndcg` where one item was taken, whose row is in target, int64 (n_lists,)."""
     is_target = rows == target[:, None]
     rank = target_ranks(np.where(rows >= 0, scores, -np.inf), is_target.argmax(axis=1))
-    return np.where(is_target.any(axis=1) & (rank <= k), 1 / np.log2(1 + rank), 0.0)
+    return np.where(is_target.any(axis=1), rank_gains(rank, k), 0.0)
 
 
 def lists_ndcg(scores: np.ndarray, rows: np.ndarray, taken: np.ndarray, n_taken: np.ndarray, k: int = 10) -> np.ndarray:
@@ -43,6 +48,6 @@ def lists_ndcg(scores: np.ndarray, rows: np.ndarray, taken: np.ndarray, n_taken:
     for part in range(0, len(owner), _BLOCK):
         own = owner[part : part + _BLOCK]
         rank = target_ranks(scores[own], place[part : part + _BLOCK])
-        np.add.at(gains, own, np.where(rank <= k, 1 / np.log2(1 + rank), 0.0))
-    greatest = np.concatenate([[1.0], np.cumsum(1 / np.log2(np.arange(2, k + 2)))])
+        np.add.at(gains, own, rank_gains(rank, k))
+    greatest = np.concatenate([[1.0], np.cumsum(rank_gains(np.arange(1, k + 1), k))])
     return gains / greatest[np.clip(n_taken, 0, k)]

@@ -53,7 +53,7 @@ def _content_figure(catalogue: Catalogue, decay: float, validation: Validation) 
 def _ndcg(score: Callable[[list[np.ndarray]], np.ndarray], validation: Validation) -> float:
     """NDCG@10 of scores (n_users, n_items) over all items, in blocks of users."""
     total = 0.0
-    for start in range(0, len(validation.targets), 512):
+    for start in range(0, len(validation), 512):
         histories = validation.histories[start : start + 512]
         scores = score(histories)
         if not validation.keep_seen:
@@ -61,7 +61,7 @@ def _ndcg(score: Callable[[list[np.ndarray]], np.ndarray], validation: Validatio
                 scores[user, history] = -np.inf
         rows = np.broadcast_to(np.arange(scores.shape[1]), scores.shape)
         total += float(list_ndcg(scores, rows, validation.targets[start : start + 512]).sum())
-    return total / max(1, len(validation.targets))
+    return total / max(1, len(validation))
 
 
 def choose_settings(

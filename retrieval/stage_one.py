@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import scipy.sparse as sp
@@ -84,7 +85,7 @@ class Validation:
     def __len__(self) -> int:
         return len(self.taken)
 
-    @property
+    @cached_property
     def targets(self) -> np.ndarray:
         """The one item after each history: int64 (n,).
 

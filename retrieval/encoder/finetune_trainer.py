@@ -27,7 +27,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from retrieval.encoder.finetune_config import FinetuneConfig
 from retrieval.encoder.text_encoder import TextEncoder
-from retrieval.ranks import target_ranks
+from retrieval.ranks import rank_gains, target_ranks
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class ContentValidation:
             ranks.append(target_ranks(scores, self.targets[start : start + step]))
         rank = np.concatenate(ranks)
         recall = float((rank <= 100).mean())
-        ndcg = float(np.where(rank <= 10, 1 / np.log2(1 + rank), 0).mean())
+        ndcg = float(rank_gains(rank).mean())
         return {"recall@100": recall, "ndcg@10": ndcg, "figure": recall + _TIE_WEIGHT * ndcg}
 
 

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from retrieval.encoder.heads import HeadConfig, RecallHead
 from retrieval.encoder.steps import HeadTrainer, HeadTraining, NextItemModel, pad_histories, windows
 from retrieval.encoder.text_encoder import resolve_device
-from retrieval.ranks import target_ranks
+from retrieval.ranks import rank_gains, target_ranks
 
 Model = TypeVar("Model", bound=NextItemModel)
 
@@ -85,7 +85,7 @@ def _validate(
         ranks.append(target_ranks(scores, targets[start : start + 512]))
     rank = np.concatenate(ranks)
     return {
-        "ndcg@10": float(np.where(rank <= 10, 1 / np.log2(1 + rank), 0).mean()),
+        "ndcg@10": float(rank_gains(rank).mean()),
         "recall@100": float((rank <= 100).mean()),
     }
 

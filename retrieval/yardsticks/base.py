@@ -16,7 +16,7 @@ from retrieval.config import Config
 from retrieval.data import Interactions
 from retrieval.held_out import held_out_of
 from retrieval.histories import histories_of
-from retrieval.ranks import target_ranks
+from retrieval.ranks import rank_gains, target_ranks
 from retrieval.sources.base import largest_columns
 from retrieval.stage_one import Validation
 
@@ -121,7 +121,7 @@ def rank(
 def validation_ndcg(scorer: Scorer, task: Task) -> float:
     """NDCG@10 of a scorer (fitted on `base`) on the validation targets, over all items."""
     figures = []
-    for part in blocks(len(task.validation.targets), task.n_items):
+    for part in blocks(len(task.validation), task.n_items):
         histories = task.validation.histories[part]
         scores = scorer(task.validation.users[part], histories)
         if not task.keep_seen:
@@ -140,7 +140,7 @@ def ndcg_at_10(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """NDCG@10 per user with one target each; equal scores count half a rank, a target of score -inf is a miss."""
     ranks = target_ranks(scores, targets)
     own = np.take_along_axis(scores, targets[:, None], axis=1)[:, 0]
-    return np.where((ranks <= 10) & ~np.isneginf(own), 1 / np.log2(1 + ranks), 0.0)
+    return np.where(np.isneginf(own), 0.0, rank_gains(ranks))
 
 
 def mask_rows(scores: np.ndarray, rows: Sequence[np.ndarray]) -> None:

@@ -72,7 +72,7 @@ def _fit_neighbours(task: Task, weights: Sequence[float]) -> Tuned:
     cosine = cosine_matrix(task.base, task.n_items)
     content = None if task.text_vectors is None or max(weights) == 0 else content_matrix(task.text_vectors)
     sums = np.zeros((len(DECAYS), len(weights)))
-    for part in blocks(len(task.validation.targets), 2 * task.n_items):
+    for part in blocks(len(task.validation), 2 * task.n_items):
         histories, targets = task.validation.histories[part], task.validation.targets[part]
         for row, decay in enumerate(DECAYS):
             taken = history_matrix(histories, task.n_items, decay=decay)
@@ -89,9 +89,7 @@ def _fit_neighbours(task: Task, weights: Sequence[float]) -> Tuned:
     if content is not None and weight:
         matrix = (matrix + weight * content).tocsr()
     settings = {"decay": decay, **({"content_weight": weight} if len(weights) > 1 else {})}
-    return Tuned(
-        _scorer(matrix, decay, task.n_items), settings, float(sums[row, column] / len(task.validation.targets))
-    )
+    return Tuned(_scorer(matrix, decay, task.n_items), settings, float(sums[row, column] / len(task.validation)))
 
 
 def _scorer(matrix: sp.csr_matrix | np.ndarray, decay: float, n_items: int) -> Scorer:
@@ -108,13 +106,13 @@ def _scorer(matrix: sp.csr_matrix | np.ndarray, decay: float, n_items: int) -> S
 def _linear_ndcg(task: Task, weights: np.ndarray, decay: float) -> float:
     """NDCG@10 on validation of dense item-item weights."""
     total = 0.0
-    for part in blocks(len(task.validation.targets), task.n_items):
+    for part in blocks(len(task.validation), task.n_items):
         histories = task.validation.histories[part]
         scores = np.asarray(history_matrix(histories, task.n_items, decay=decay) @ weights)
         if not task.keep_seen:
             mask_rows(scores, histories)
         total += ndcg_at_10(scores, task.validation.targets[part]).sum()
-    return float(total / len(task.validation.targets))
+    return float(total / len(task.validation))
 
 
 def _ease_weights(histories: Sequence[np.ndarray], n_items: int, regularisation: float) -> np.ndarray:

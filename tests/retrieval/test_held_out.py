@@ -17,8 +17,9 @@ from retrieval.evaluate import validated_as
 from retrieval.fit import fit
 from retrieval.fusion import FusionLists
 from retrieval.held_out import held_out_of, hold_out_later, split_validation
-from retrieval.histories import histories_of, items_by_time
+from retrieval.histories import histories_of, items_by_time, shown_of, taken_after
 from retrieval.recommend import Recommender
+from retrieval.rerank_lists import positions_at_moment
 from retrieval.sources import PopularSource, Queries, RecentSource
 from retrieval.sources.recent import recent_counts
 from retrieval.stage_one import Validation
@@ -144,6 +145,19 @@ def test_how_popular_a_new_item_is_of_late_nobody_knows():
         assert features[name][3] == pytest.approx(features[name][:3].mean(), abs=1e-6)
 
 
+def test_a_position_at_a_moment_asks_for_all_that_follows():
+    shown = Impressions.of(np.array([0, 0, 0, 0]), np.array([3, 38, 20, 30]), np.array([5.0, 6.0, 7.0, 103.0]))
+    late = [(0, 38, MOMENT), (0, 39, 101.0), (0, 3, 102.0), (1, 5, 103.0)]
+    parts = time_split(table(*early(36)[:15], *early(36)[15:], *late, negatives=shown))
+    histories = histories_of(parts.train)
+    (position,) = positions_at_moment(taken_after(parts, histories, keep_seen=False), shown_of(parts.train))
+    assert position.history.tolist() == list(range(36))
+    assert position.targets.tolist() == [38, 39]
+    assert position.shown.tolist() == []  # 3, 20 and 38 were taken, 30 was shown later
+    (again,) = positions_at_moment(taken_after(parts, histories, keep_seen=True), None)
+    assert again.targets.tolist() == [3, 38, 39]
+
+
 @pytest.fixture(scope="module")
 def by_time(items, interactions, encoder) -> Recommender:
     config = tiny_config(lists={"validation": "time", "max_lists": 48})
@@ -198,15 +212,16 @@ def test_the_sources_behind_a_moment_never_saw_what_follows(interactions, by_tim
         for user, history in enumerate(histories):
             own = slice(interactions.offsets[user], interactions.offsets[user + 1])
             assert history.tolist() == whole[user][: (interactions.times[own] < start).sum()].tolist()
-        follows: dict[tuple[int, ...], set[int]] = {}
+        follows = {}
         for user, history in enumerate(histories):
             own = slice(interactions.offsets[user], interactions.offsets[user + 1])
-            known = whole[user][: (interactions.times[own] < end).sum()].tolist()
-            follows.setdefault(tuple(history.tolist()), set()).update(known[len(history) :])
+            between = (interactions.times[own] >= start) & (interactions.times[own] < end)
+            follows.setdefault(tuple(history.tolist()), set()).update(whole[user][between].tolist())
         validation = moments[number].world.validation
         asked_for = [(p.history, p.targets) for p in moments[number].positions]
-        assert len(asked_for) >= len(validation) > 0
-        for history, targets in [*asked_for, *zip(validation.histories, validation.taken, strict=True)]:
+        asked_for += list(zip(validation.histories, validation.taken, strict=True))
+        assert len(asked_for) > len(validation) > 0
+        for history, targets in asked_for:
             assert len(targets)
             assert set(targets.tolist()) <= follows[tuple(history.tolist())]
     lists = fit_lists.rolling_lists(moments, model, config)

@@ -26,7 +26,7 @@ def make_lists(n_lists: int, *, noise: int = 1, late: float = 0.0, seed: int = 0
 
 def folds_of(lists: Lists) -> Folds:
     n = len(lists.taken)
-    return Folds(lists, np.ones(n, dtype=bool), np.ones(n, dtype=np.int64), np.arange(n) % 4, 4)
+    return Folds(lists, np.ones(n, dtype=np.int64), np.arange(n) % 4)
 
 
 def test_held_out_scores_come_from_the_other_folds():
@@ -50,7 +50,7 @@ def test_the_best_penalty_is_the_one_that_orders_other_folds_best():
 def test_lists_without_what_was_taken_are_scored_but_not_learned_from():
     lists = make_lists(80)
     holds = np.arange(80) % 5 > 0
-    some = replace(folds_of(lists), holds=holds)
+    some = folds_of(replace(lists, taken=lists.taken & holds[:, None]))
     for part in range(4):
         test = some.fold == part
         weights = fit_logit(lists.only(~test & holds), 1.0).reshape(2, -1)[0]
