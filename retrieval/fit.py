@@ -32,7 +32,7 @@ from retrieval.fit_steps import (
     train_recall_head,
     world_with_new_items,
 )
-from retrieval.held_out import HeldOut, held_out_of, split_validation
+from retrieval.held_out import HeldOut, held_out_of, stopping_users
 from retrieval.histories import Shown, histories_of, items_by_time, shown_of
 from retrieval.new_items import World, could_be_right
 from retrieval.source_choice import choose_settings
@@ -178,11 +178,12 @@ def _fit_second_stage(
     checkpoints: Path | None,
 ) -> tuple[TwoStage, TwoStage]:
     """The best model without GPT-2; and with it, which learns to correct recall's score from lists of the past."""
-    draft, (real, *others) = recall.model, recall.worlds
-    stop, rest = split_validation(real.validation, share=config.lists.stop_share, seed=config.seed)
-    worlds, stopping = [replace(real, validation=rest), *others], replace(real, validation=stop)
+    draft = recall.model
+    stop = stopping_users(recall.worlds[0].validation, share=config.lists.stop_share, seed=config.seed)
+    stopped, worlds = zip(*(world.parted(stop) for world in recall.worlds), strict=True)
     # What GPT-2 learns from, or is stopped by, cannot tell what GPT-2 is worth, but it can weigh everything else.
-    told = [*(moment.world for moment in recall.moments), stopping] if recall.moments or not config.use_reranker else []
+    told = [*(moment.world for moment in recall.moments), *stopped]
+    told = told if recall.moments or not config.use_reranker else []
     with clock.step("fusion", "fit the fusion without GPT-2 on validation"):
         found = recall_worlds(draft, worlds)
         without = fit_plain_fusion(draft, [*found, *recall_worlds(draft, told)], [*worlds, *told], config)
@@ -195,7 +196,7 @@ def _fit_second_stage(
         else:  # none, where times are so coarse that there is no earlier moment
             lists = rolling_lists(recall.moments, draft, config, progress=progress)
     with clock.step("train_reranker", f"train the reranker on {len(lists):,} lists"):
-        checks = stopping_lists(draft, stopping, config)
+        checks = stopping_lists(draft, stopped[0], config)
         reranker = train_on_lists(draft, lists, checks, config, progress=progress, checkpoints=checkpoints)
     if reranker is None:
         clock.say("no list to learn from: the fusion without GPT-2 stands")
@@ -203,7 +204,7 @@ def _fit_second_stage(
     # A reranker that reads words alone is also asked without vectors, and a history model reads nothing else.
     if config.use_history_model and reranker.config.vector_dim:
         with clock.step("train_reranker", "train GPT-2 on the histories"):
-            history = train_history_model(draft, held.base, stopping, config, progress=progress)
+            history = train_history_model(draft, held.base, stopped[0], config, progress=progress)
             clock.say(f"beside the cross-encoder: {reranker.add_history(history, checks)}")
     with clock.step("fusion", "fit the final fusion on validation"):
         draft = replace(draft, reranker=reranker)

@@ -100,9 +100,8 @@ def asked_after(followed: Sequence[Followed], *, max_users: int, keep_seen: bool
     return asked.slice(max_users, seed)
 
 
-def split_validation(validation: Validation, *, share: float, seed: int) -> tuple[Validation, Validation]:
-    """Two parts without a user in common: the first stops the reranker's training, the second fits the final fusion."""
+def stopping_users(validation: Validation, *, share: float, seed: int) -> np.ndarray:
+    """So many of the users at random, int64: in every world they only stop the training of GPT-2, and all others tell
+    what it is worth. At least one of each kind, where there are two."""
     users = np.random.default_rng(seed).permutation(np.unique(validation.users))
-    cut = min(max(1, round(share * len(users))), len(users) - 1) if len(users) > 1 else 0
-    first = np.isin(validation.users, users[:cut])
-    return validation.take(np.flatnonzero(first)), validation.take(np.flatnonzero(~first))
+    return users[: min(max(1, round(share * len(users))), len(users) - 1) if len(users) > 1 else 0]

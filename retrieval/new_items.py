@@ -36,6 +36,12 @@ class World:
     allowed: np.ndarray
     has_new: bool = False
 
+    def parted(self, users: np.ndarray) -> tuple[World, World]:
+        """The world of these validation users (int64 rows), and that of all others."""
+        own = np.isin(self.validation.users, users)
+        parts = [self.validation.take(np.flatnonzero(some)) for some in (own, ~own)]
+        return replace(self, validation=parts[0]), replace(self, validation=parts[1])
+
 
 def choose_new(n_items: int, share: float, seed: int) -> np.ndarray:
     """A random share of the items: bool (n_items,)."""

@@ -14,10 +14,9 @@ from retrieval.data import Impressions, Interactions, leave_last_out
 from retrieval.encoder.text_encoder import TextEncoder
 from retrieval.evaluate import evaluate, make_split
 from retrieval.fit import fit
-from retrieval.held_out import hold_out, split_validation
+from retrieval.held_out import hold_out
 from retrieval.histories import histories_of, shown_of
 from retrieval.sources import PopularSource, recent
-from retrieval.stage_one import Validation
 from tests.world import interaction_frame, item_frame, item_id, make_interactions, make_items, tiny_config, user_id
 
 LATE = 1_700_000_000
@@ -219,17 +218,6 @@ def test_holding_out_of_a_sample_leaves_the_others_whole():
 def test_nothing_to_hold_out_is_refused():
     with pytest.raises(ValueError, match="no user has 2 or more interactions"):
         hold_out([np.array([1])], max_users=5, keep_seen=False, seed=0)
-
-
-@pytest.mark.parametrize("n", [1, 2, 3, 10])
-def test_validation_is_split_into_disjoint_parts(n):
-    own = [np.array([user]) for user in range(n)]
-    validation = Validation(own, own, False, np.arange(n))
-    first, second = split_validation(validation, share=0.25, seed=0)
-    assert sorted([*first.targets, *second.targets]) == list(range(n))
-    assert len(second.targets) >= 1
-    for part in (first, second):
-        assert [int(history[0]) for history in part.histories] == part.targets.tolist()
 
 
 def test_shown_items_are_told_by_user():

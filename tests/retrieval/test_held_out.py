@@ -16,8 +16,9 @@ from retrieval.encoder.steps import later_items, pad_histories
 from retrieval.evaluate import validated_as
 from retrieval.fit import fit
 from retrieval.fusion import FusionLists
-from retrieval.held_out import held_out_of, hold_out_later, split_validation
+from retrieval.held_out import held_out_of, hold_out_later, stopping_users
 from retrieval.histories import histories_of, items_by_time, shown_of, taken_after
+from retrieval.new_items import World
 from retrieval.recommend import Recommender
 from retrieval.rerank_lists import positions_at_moment
 from retrieval.sources import PopularSource, Queries, RecentSource
@@ -104,7 +105,8 @@ def test_all_rows_of_a_user_are_in_one_part_and_one_fold():
     users = np.repeat(np.arange(30), 5)
     taken = [np.array([row]) for row in range(150)]
     validation = Validation([np.array([user]) for user in users], taken, False, users)
-    first, second = split_validation(validation, share=0.25, seed=0)
+    stop = stopping_users(validation, share=0.25, seed=0)
+    first, second = (part.validation for part in World((), validation, np.ones(150, dtype=bool)).parted(stop))
     assert not set(first.users) & set(second.users)
     assert len(first.targets) == 5 * round(0.25 * 30)
     assert sorted([*first.targets, *second.targets]) == list(range(150))
