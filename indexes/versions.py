@@ -11,7 +11,7 @@ any point leaves the old version current or the new one, never a mix; the next p
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -33,8 +33,8 @@ def publish(root: Path | str, fill: Callable[[Path], None], *, facts: Mapping[st
         fill: called once with an empty directory; directories in it with a manifest of their own (an index)
             are verified too.
         facts: stored in the manifest, read after `fill` has returned; the version it replaces is added.
-        keep: how many of the newest versions stay, the new one among them; a reader must have loaded an older one by
-            the time it goes.
+        keep: how many versions stay: the new one, the one it replaced (readers may be loading it), and the newest of
+            the others; a reader must have loaded an older one by the time it goes.
 
     Returns:
         The directory of the new version.
@@ -57,20 +57,30 @@ def publish(root: Path | str, fill: Callable[[Path], None], *, facts: Mapping[st
         temporary = root / "versions" / f"{DEBRIS_PREFIX}{number:06d}-{os.getpid()}"
         version = root / "versions" / f"{number:06d}"
         temporary.mkdir()
+        previous = _current_name(root)
         try:
             fill(temporary)
-            previous = {PREVIOUS_FACT: _current_name(root)}
-            _seal(temporary, {**facts, **previous})
+            _seal(temporary, {**facts, PREVIOUS_FACT: previous})
             os.rename(temporary, version)
         except BaseException as error:
             shutil.rmtree(temporary, ignore_errors=True)
             if isinstance(error, DamagedArtefact) and error.path.is_relative_to(temporary):
                 raise _at_its_place(error, temporary, version) from error
             raise
+        _serve(root, version)
+        _prune(root, keep, spared={version.name, previous})
+    return version
+
+
+def _serve(root: Path, version: Path) -> None:
+    """Make a version current that has just come into place; if that fails it goes, since nobody was served it."""
+    try:
         sync(root / "versions")
         _point(root, version)
-        _prune(root, keep)
-    return version
+    except BaseException:
+        if _current_name(root) != version.name:
+            _discard(version)
+        raise
 
 
 def _seal(directory: Path, facts: Mapping[str, Json]) -> None:
@@ -126,8 +136,8 @@ def rollback(root: Path | str, *, to: str | None = None) -> Path:
     """Make an older version current again, after verifying it; nothing is deleted.
 
     Args:
-        to: the name of a version; None takes the one that the current version replaced or, if that is damaged
-            or gone, the newest intact one before it.
+        to: the name of a version; None takes the one that the current version replaced or, if that is damaged, the one
+            that it had replaced, and so on; where the manifest that says so is lost, the newest intact one before it.
 
     Raises:
         ValueError: there is no such version.
@@ -142,27 +152,35 @@ def rollback(root: Path | str, *, to: str | None = None) -> Path:
                 raise ValueError(f"to: expected one of {sorted(versions)}, got {to!r}")
             verify_directory(versions[to])
             return _point(root, versions[to])
-        for name in _older(root, versions):
+        for version in [versions[name] for name in _older(root, versions) if name in versions]:
             try:
-                verify_directory(versions[name])
+                verify_directory(version)
             except DamagedArtefact:
                 continue
-            return _point(root, versions[name])
+            return _point(root, version)
     raise ValueError(f"{root}: expected an intact version before the current one, found none; publish again")
 
 
-def _older(root: Path, versions: Mapping[str, Path]) -> list[str]:
-    """Names of the versions to fall back to, best first."""
+def _older(root: Path, versions: Iterable[str]) -> list[str]:
+    """Names of the versions to fall back to, best first: those served before, gone ones too.
+
+    Each version names the one it replaced, so one that was withdrawn, or never made current, is passed over. Where the
+    manifest of one is lost, all older ones follow, newest first.
+    """
     newest_first = sorted(versions, key=int, reverse=True)
-    current = _current_name(root)
-    if current is None:
+    name = _current_name(root)
+    if name is None:
         return newest_first
-    older = [name for name in newest_first if int(name) < int(current)]
-    try:
-        previous = read_manifest(root / "versions" / current).facts.get(PREVIOUS_FACT)
-    except (DamagedArtefact, FileNotFoundError):
-        previous = None
-    return sorted(older, key=lambda name: name != previous)
+    older: list[str] = []
+    while True:
+        try:
+            previous = read_manifest(root / "versions" / name).facts[PREVIOUS_FACT]
+        except (DamagedArtefact, FileNotFoundError, KeyError):
+            return older + [other for other in newest_first if int(other) < int(name)]
+        if not isinstance(previous, str) or not previous.isdecimal() or int(previous) >= int(name):
+            return older
+        name = previous
+        older.append(name)
 
 
 def _current_name(root: Path) -> str | None:
@@ -178,11 +196,10 @@ def _point(root: Path, version: Path) -> Path:
     return version
 
 
-def _prune(root: Path, keep: int) -> None:
-    current = _current_name(root)
-    for version in list_versions(root)[:-keep]:
-        if version.name != current:
-            _discard(version)
+def _prune(root: Path, keep: int, *, spared: Container[str | None]) -> None:
+    newest_first = reversed(list_versions(root))
+    for version in sorted(newest_first, key=lambda version: version.name not in spared)[keep:]:
+        _discard(version)
 
 
 def _remove_debris(root: Path) -> None:

@@ -103,15 +103,31 @@ def kill(root: Path, points: int) -> dict[str, object]:
     return {**seen, "operations": n_operations, "debris": debris, "versions": len(list_versions(root))}
 
 
-def full(root: Path, points: int) -> dict[str, object]:
-    publish_mark(root, 0)
-    largest = 20_000
-    sizes = [largest * i // points for i in range(points)] + [largest - 1, largest - 100, largest - 4095]
-    statuses: dict[int, int] = {}
-    for size in sizes:
+def limit_size(size: int, *, from_rename: bool) -> None:
+    """Let no file of this process grow beyond `size` bytes, from now or from when the new version is in its place."""
+    if not from_rename:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+        return
+    rename = os.rename
 
-        def work(size: int = size) -> int:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+    def limited(*args) -> None:
+        rename(*args)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
+
+    os.rename = limited
+
+
+def full(root: Path, points: int) -> dict[str, object]:
+    first = publish_mark(root, 0)
+    largest, pointer = 20_000, (root / "CURRENT").stat().st_size
+    sizes = [largest * i // points for i in range(points)] + [largest - 1, largest - 100, largest - 4095]
+    # The pointer is the smallest file: only a disk that is full once the version is complete fails there.
+    limits = [(size, False) for size in sizes] + [(pointer * i // points, True) for i in range(points)]
+    statuses: dict[int, int] = {}
+    for size, at_pointer in limits:
+
+        def work(size: int = size, at_pointer: bool = at_pointer) -> int:
+            limit_size(size, from_rename=at_pointer)
             publish_mark(root, 1)
             return 0
 
@@ -119,9 +135,11 @@ def full(root: Path, points: int) -> dict[str, object]:
         statuses[status] = statuses.get(status, 0) + 1
         if mark_of(root) != 0:
             raise AssertionError(f"limit {size}: the current version changed")
+        if list_versions(root) != [first]:
+            raise AssertionError(f"limit {size}: a version stayed that was never current")
     publish_mark(root, 2)
     debris = [path.name for path in (root / "versions").iterdir() if path.name.startswith(".tmp")]
-    return {"statuses": statuses, "sizes": len(sizes), "after": mark_of(root), "debris": debris}
+    return {"statuses": statuses, "after": mark_of(root), "debris": debris}
 
 
 if __name__ == "__main__":
