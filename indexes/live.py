@@ -19,6 +19,26 @@ from indexes.vectors import BLOCK_ROWS, blocks
 Allocate = Callable[[tuple[int, int]], np.ndarray]
 
 
+def check_base_vectors(base: Index | None, vectors: np.ndarray | None) -> None:
+    """Say what is wrong with `vectors` as those that a base was built from; only their shape is looked at."""
+    if vectors is None:
+        return
+    if base is None and len(vectors):
+        raise ValueError(
+            f"vectors: expected None without a base, got {len(vectors)}; build a base from them or add them"
+        )
+    if base is not None and vectors.shape != (base.n_items, base.dim):
+        expected = (base.n_items, base.dim)
+        raise ValueError(f"vectors: expected shape {expected}, those of the base, got {vectors.shape}")
+
+
+def _same_place(one: np.ndarray, other: np.ndarray) -> bool:
+    """Tell whether two arrays lie in the same memory, or are memory maps of the same file."""
+    if isinstance(one, np.memmap) and isinstance(other, np.memmap) and one.filename is not None:
+        return str(one.filename) == str(other.filename)
+    return np.may_share_memory(one, other)
+
+
 class LiveIndex:
     """Keeps the `Index` protocol and changes: `add`, `replace`, `remove`, `compact`; all may be called from any thread.
 
@@ -32,17 +52,14 @@ class LiveIndex:
 
         Args:
             vectors: float32 (n_items, dim), what the base was built from, an array or a memory map; read by
-                `compact` alone, which cannot work without it (an index holds rounded vectors).
+                `compact` alone, which cannot work without it (an index holds rounded vectors). None without a base.
             dim: needed without a base.
         """
         if base is None and dim is None:
             raise ValueError("dim: expected the dimension of the vectors to come, got None and no base")
-        if vectors is not None and base is not None and vectors.shape != (base.n_items, base.dim):
-            expected = (base.n_items, base.dim)
-            raise ValueError(f"vectors: expected shape {expected}, those of the base, got {vectors.shape}")
+        check_base_vectors(base, vectors)
         n_base = 0 if base is None else base.n_items
         self._dim = int(dim if base is None and dim is not None else getattr(base, "dim", 0))
-        self._vectors = vectors
         self._changing, self._compacting = threading.Lock(), threading.Lock()
         self._slot_of_row: dict[int, int] = {}
         self._buffer = np.empty((0, self._dim), dtype=np.float32)
@@ -54,6 +71,7 @@ class LiveIndex:
             delta_rows=np.empty(0, dtype=np.int64),
             delta_dead=np.empty(0, dtype=bool),
             n_rows=n_base,
+            vectors=None if base is None else vectors,
         )
 
     @classmethod
@@ -68,6 +86,7 @@ class LiveIndex:
         hidden: np.ndarray,
         delta: np.ndarray,
         delta_rows: np.ndarray,
+        vectors_sha256: str | None = None,
     ) -> "LiveIndex":
         """Put together what `State` says, without dead vectors in the delta; ValueError if the parts do not fit."""
         live = cls(base, vectors, dim=dim)
@@ -78,6 +97,7 @@ class LiveIndex:
         if not fits or len(np.unique(rows)) != len(rows) or ((rows < 0) | (rows >= n_rows)).any():
             raise ValueError("expected each row once, and as many positions as the base has")
         given = replace(live.state(), base_rows=base_rows, hidden=hidden, n_rows=n_rows)
+        given = replace(given, vectors_sha256=vectors_sha256)
         live._state = live._append(given, delta_rows, delta)
         return live
 
@@ -93,6 +113,14 @@ class LiveIndex:
     def n_delta(self) -> int:
         """Vectors outside the base, dead ones included; compacting pays once this slows searches down."""
         return len(self._state.delta_rows)
+
+    @property
+    def vectors(self) -> np.ndarray | None:
+        """float32 (n_base, dim), what the base was built from; keep it beside a saved index for `load_live`.
+
+        Not to be changed. `compact` makes another array, with as many rows as live then. None if it is not known.
+        """
+        return self._state.vectors
 
     @property
     def dim(self) -> int:
@@ -155,14 +183,16 @@ class LiveIndex:
 
         Args:
             build: from float32 (n_alive, dim) to an index.
-            allocate: makes the array that holds all living vectors, for instance a memory map; None takes memory.
+            allocate: makes the array that holds all living vectors, for instance a memory map of a new file; None takes
+                memory. Never the array or the file of `vectors`: those are read while the new ones are written.
 
         Raises:
-            ValueError: the vectors of the base are not known.
+            ValueError: the vectors of the base are not known, or `allocate` gave their place away. Opening a file anew
+                may have emptied it, so after that they count as not known.
         """
         with self._compacting:
             before = self._state
-            if len(before.base_rows) and self._vectors is None:
+            if len(before.base_rows) and before.vectors is None:
                 raise ValueError("vectors: expected those of the base in order to build again, got None")
             positions, slots = np.flatnonzero(~before.hidden), np.flatnonzero(~before.delta_dead)
             rows = np.concatenate([before.base_rows[positions], before.delta_rows[slots]])
@@ -177,12 +207,16 @@ class LiveIndex:
     ) -> np.ndarray:
         shape = (len(order), self._dim)
         vectors = np.empty(shape, dtype=np.float32) if allocate is None else allocate(shape)
+        if state.vectors is not None and _same_place(vectors, state.vectors):
+            with self._changing:
+                self._state = replace(self._state, vectors=None)
+            raise ValueError("allocate: expected an array in a place of its own, got that of the vectors of the base")
         for start in range(0, len(order), BLOCK_ROWS):
             places = order[start : start + BLOCK_ROWS]
             in_base = places < len(positions)
             block = np.empty((len(places), self._dim), dtype=np.float32)
-            if self._vectors is not None:
-                block[in_base] = self._vectors[positions[places[in_base]]]
+            if state.vectors is not None:
+                block[in_base] = state.vectors[positions[places[in_base]]]
             block[~in_base] = state.delta[slots[places[~in_base] - len(positions)]]
             vectors[start : start + len(places)] = block
         return vectors
@@ -202,7 +236,6 @@ class LiveIndex:
         died = np.concatenate([now.hidden[positions], now.delta_dead[slots]])[order]
         self._buffer = now.delta[n_seen:].copy()
         self._slot_of_row = {row: slot - n_seen for row, slot in self._slot_of_row.items() if slot >= n_seen}
-        self._vectors = vectors
         self._state = State(
             base=base,
             base_rows=rows,
@@ -211,6 +244,7 @@ class LiveIndex:
             delta_rows=now.delta_rows[n_seen:].copy(),
             delta_dead=now.delta_dead[n_seen:].copy(),
             n_rows=now.n_rows,
+            vectors=None if base is None else vectors,
         )
 
     def _append(self, state: State, rows: np.ndarray, vectors: np.ndarray) -> State:

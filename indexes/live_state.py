@@ -27,6 +27,10 @@ class State:
     """bool (n_delta,)"""
     n_rows: int
     """Rows given so far, dead ones included."""
+    vectors: np.ndarray | None = None
+    """float32 (n_base, dim), what the base was built from, if that is known; read by compacting alone."""
+    vectors_sha256: str | None = None
+    """Their fingerprint, where it was worked out; known of an index loaded without them too."""
 
     def alive(self) -> np.ndarray:
         """bool (n_rows,), the rows that a search may find."""

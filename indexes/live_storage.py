@@ -7,9 +7,10 @@ import numpy as np
 
 from indexes.arrays import load_array, save_array
 from indexes.errors import DamagedArtefact
-from indexes.live import LiveIndex
+from indexes.live import LiveIndex, check_base_vectors
 from indexes.manifest import Json, Manifest, read_manifest, verify_directory, write_manifest
 from indexes.storage import load_index, save_index
+from indexes.vectors import vectors_fingerprint
 
 BASE_DIRECTORY = "base"
 ARRAYS = {
@@ -21,7 +22,10 @@ ARRAYS = {
 
 
 def save_live(live: LiveIndex, directory: Path | str, *, facts: Mapping[str, Json] | None = None) -> Manifest:
-    """Write the index as it is now into a directory that is new or empty; changes may go on meanwhile."""
+    """Write the index as it is now into a directory that is new or empty; changes may go on meanwhile.
+
+    The vectors of the base are not written, but read once for their fingerprint.
+    """
     directory, state = Path(directory), live.state()
     directory.mkdir(parents=True, exist_ok=True)
     if next(directory.iterdir(), None) is not None:
@@ -37,7 +41,12 @@ def save_live(live: LiveIndex, directory: Path | str, *, facts: Mapping[str, Jso
     }
     for name, array in arrays.items():
         save_array(directory / f"{name}.npy", array)
-    own: dict[str, Json] = {"dim": live.dim, "n_rows": state.n_rows, "has_base": state.base is not None}
+    own: dict[str, Json] = {
+        "dim": live.dim,
+        "n_rows": state.n_rows,
+        "has_base": state.base is not None,
+        "vectors_sha256": state.vectors_sha256 if state.vectors is None else vectors_fingerprint(state.vectors),
+    }
     return write_manifest(directory, facts={**(facts or {}), "live": own})
 
 
@@ -45,11 +54,13 @@ def load_live(directory: Path | str, *, vectors: np.ndarray | None = None, verif
     """Load what `save_live` wrote: the same rows live, and the same numbers are given to new ones.
 
     Args:
-        vectors: float32 (n_base, dim), those the base was built from; `compact` needs them.
+        vectors: float32 (n_base, dim), those the base was built from, `LiveIndex.vectors` when it was saved; `compact`
+            needs them. They are read once and compared with the fingerprint that was saved, if there is one.
         verify: read every byte for its checksum first.
 
     Raises:
         DamagedArtefact: anything that is not as it was written.
+        ValueError: `vectors` are others than those the base was built from.
     """
     directory = Path(directory)
     manifest = verify_directory(directory) if verify else read_manifest(directory)
@@ -60,7 +71,14 @@ def load_live(directory: Path | str, *, vectors: np.ndarray | None = None, verif
         raise DamagedArtefact(directory, f"its manifest describes no live index: {own!r}")
     base = load_index(directory / BASE_DIRECTORY, verify=verify) if own.get("has_base") else None
     arrays = {name: load_array(directory / f"{name}.npy", *shape) for name, shape in ARRAYS.items()}
+    check_base_vectors(base, vectors)
+    sha256 = own.get("vectors_sha256")
+    sha256 = sha256 if isinstance(sha256, str) else None
+    if base is not None and vectors is not None and sha256 is not None and vectors_fingerprint(vectors) != sha256:
+        raise ValueError(
+            f"vectors: expected those of sha256 {sha256[:12]}..., got others; give LiveIndex.vectors of then"
+        )
     try:
-        return LiveIndex.restore(base, vectors, dim=dim, n_rows=n_rows, **arrays)
+        return LiveIndex.restore(base, vectors, dim=dim, n_rows=n_rows, vectors_sha256=sha256, **arrays)
     except ValueError as error:
         raise DamagedArtefact(directory, f"its parts do not fit: {error}") from error

@@ -1,6 +1,5 @@
 """Fills a Milvus collection with vectors, and finds a full one again."""
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from indexes.milvus_client import (
     is_local,
     talking_to,
 )
-from indexes.vectors import Progress, blocks, check_shape
+from indexes.vectors import Progress, check_shape, vectors_fingerprint
 
 KINDS = ("flat", "hnsw")
 FLAT_ITEMS = 50_000
@@ -30,18 +29,6 @@ BUILD_TIMEOUT_S = 3_600.0
 _GRAPH = {"M": 32, "efConstruction": 200}
 _EF_SEARCH = 128
 _NAME_DIGITS = 16
-
-
-def vectors_fingerprint(vectors: np.ndarray) -> str:
-    """Return the sha256 of the shape and of the float32 values in order, 64 hexadecimal digits.
-
-    Raises:
-        ValueError: NaN or infinity in a vector (its row is named), or a wrong shape.
-    """
-    digest = hashlib.sha256(repr(check_shape(vectors)).encode())
-    for block in blocks(vectors):
-        digest.update(block.astype("<f4", copy=False).tobytes())
-    return digest.hexdigest()
 
 
 def build_milvus(

@@ -1,5 +1,6 @@
 """Vectors on their way into an index: checked and copied block by block, so that memory stays bounded."""
 
+import hashlib
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -42,6 +43,18 @@ def blocks(vectors: np.ndarray, *, progress: Progress | None = None) -> Iterator
         yield block
         if progress is not None:
             progress("add", start + len(block), n_items)
+
+
+def vectors_fingerprint(vectors: np.ndarray) -> str:
+    """Return the sha256 of the shape and of the float32 values in order, 64 hexadecimal digits.
+
+    Raises:
+        ValueError: NaN or infinity in a vector (its row is named), or a wrong shape.
+    """
+    digest = hashlib.sha256(repr(check_shape(vectors)).encode())
+    for block in blocks(vectors):
+        digest.update(block.astype("<f4", copy=False).tobytes())
+    return digest.hexdigest()
 
 
 def sample_rows(vectors: np.ndarray, n_rows: int, *, seed: int | np.random.Generator) -> np.ndarray:

@@ -234,6 +234,8 @@ def test_changes_that_make_no_sense_are_refused() -> None:
         LiveIndex(None)
     with pytest.raises(ValueError, match=r"vectors: expected shape \(10, 4\), those of the base, got \(9, 4\)"):
         LiveIndex(build_exact(vectors), vectors[:9])
+    with pytest.raises(ValueError, match="vectors: expected None without a base, got 10; build a base from them"):
+        LiveIndex(None, vectors, dim=4)
     blind = LiveIndex(build_exact(vectors))
     with pytest.raises(ValueError, match="vectors: expected those of the base in order to build again, got None"):
         blind.compact()

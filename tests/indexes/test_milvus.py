@@ -22,8 +22,9 @@ from indexes import (
     save_index,
 )
 from indexes.milvus import MilvusIndex, filter_parts
-from indexes.milvus_build import drop_collection, vectors_fingerprint
+from indexes.milvus_build import drop_collection
 from indexes.milvus_client import TOKEN_VARIABLE, check_name, check_uri, connect
+from indexes.vectors import vectors_fingerprint
 from tests.indexes.contract import DIM, N_ITEMS, IndexContract, make_vectors
 
 
