@@ -132,9 +132,14 @@ class LiveIndex:
         return {} if base is None else {"base": base.family, **base.params}
 
     def search(self, queries: np.ndarray, k: int, *, allowed: np.ndarray | None = None) -> Hits:
-        """See `Index.search`; dead rows are never found."""
+        """See `Index.search`; dead rows are never found.
+
+        `allowed` may be shorter than `n_items`, since rows may have been given since it was made: those are barred.
+        """
         state = self._state
         queries = check_queries(queries, k, self._dim)
+        if allowed is not None and allowed.ndim == 1 and len(allowed) < state.n_rows:
+            allowed = np.pad(allowed, (0, state.n_rows - len(allowed)))
         mask = check_allowed(allowed, state.n_rows)
         if len(queries) == 0:
             return empty_hits(0, k)

@@ -176,6 +176,46 @@ def test_searches_see_whole_changes_while_threads_change_it() -> None:
     assert live.n_alive == 1_500
 
 
+def test_rows_given_after_a_filter_was_made_are_barred() -> None:
+    vectors = random_vectors(20, 0)
+    live = LiveIndex(build_exact(vectors), vectors)
+    allowed = np.arange(20) % 2 == 0
+    live.add(vectors)
+    found = live.search(vectors[:3], 20, allowed=allowed).rows
+    assert (np.sort(found[:, :10], axis=1) == np.arange(0, 20, 2)).all()
+    assert (found[:, 10:] == -1).all()
+    assert (live.search(vectors[:3], 20, allowed=np.empty(0, dtype=bool)).rows == -1).all()
+    with pytest.raises(ValueError, match=r"allowed: expected bool \(40,\), got bool \(41,\)"):
+        live.search(vectors[:3], 20, allowed=np.ones(41, dtype=bool))
+    with pytest.raises(ValueError, match="allowed: expected bool"):
+        live.search(vectors[:3], 20, allowed=np.zeros(20))
+
+
+def test_filtered_searches_go_on_while_a_thread_adds() -> None:
+    vectors = random_vectors(500, 0)
+    live = LiveIndex(build_exact(vectors), vectors)
+    done = threading.Event()
+
+    def add() -> None:
+        while not done.wait(0.0001):
+            live.add(vectors[:1])
+
+    adder = threading.Thread(target=add)
+    adder.start()
+    try:
+        for _ in range(50):
+            allowed = np.zeros(live.n_items, dtype=bool)
+            allowed[::2] = True
+            while live.n_items == len(allowed):  # until the filter is too short
+                assert adder.is_alive()
+                done.wait(0.0001)
+            rows = live.search(vectors[:1], 3, allowed=allowed).rows
+            assert ((rows % 2 == 0) & (rows < len(allowed))).all()
+    finally:
+        done.set()
+        adder.join()
+
+
 def test_a_search_under_way_keeps_the_old_state() -> None:
     vectors = random_vectors(20, 0)
     live = LiveIndex(build_exact(vectors), vectors)
