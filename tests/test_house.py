@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import os
 import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -248,6 +249,17 @@ def test_a_missing_sentence_is_seen():
         "indexes/x.py opens with no sentence",
         "indexes/x.py:1 search",
     ]
+
+
+def test_a_thread_that_crashes_fails_its_test(tmp_path):
+    (tmp_path / "test_it.py").write_text(
+        "import threading\n\ndef test_it():\n"
+        "    thread = threading.Thread(target=lambda: 1 / 0)\n    thread.start()\n    thread.join()\n"
+    )
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-c", str(ROOT / "pyproject.toml")]
+    result = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert result.returncode == 1, result.stdout
+    assert "PytestUnhandledThreadExceptionWarning" in result.stdout
 
 
 @pytest.mark.parametrize("name", ["scripts/demo", "scripts/test", "scripts/environment.sh", ".ci/run"])
