@@ -62,7 +62,7 @@ def read_manifest(directory: Path | str) -> Manifest:
         DamagedArtefact: it was altered, or has a newer format than this program knows.
     """
     path = Path(directory) / MANIFEST_NAME
-    if path.is_symlink() or not path.is_file():
+    if not has_manifest(Path(directory)):
         raise FileNotFoundError(f"{path}: expected a manifest; is this a published directory?")
     if path.stat().st_size > MAX_MANIFEST_BYTES:
         raise DamagedArtefact(path, f"expected at most {MAX_MANIFEST_BYTES} bytes, got {path.stat().st_size}")
@@ -79,13 +79,19 @@ def read_manifest(directory: Path | str) -> Manifest:
         raise DamagedArtefact(path, problem, cure="install a newer tandem")
     try:
         entries = {file["path"]: Fingerprint(file["size_bytes"], file["sha256"]) for file in content["files"]}
-        manifest = Manifest(facts=content["facts"], files=entries)
+        manifest = Manifest(facts=dict(content["facts"]), files=entries)
         intact = data == _encode(manifest) and all(is_safe_name(name) for name in entries)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise DamagedArtefact(path, f"expected a manifest, cannot read it ({type(error).__name__})") from error
     if not intact:
         raise DamagedArtefact(path, "its own checksum does not fit its content")
     return manifest
+
+
+def has_manifest(directory: Path) -> bool:
+    """Tell whether there is a manifest to read; a link is none."""
+    path = directory / MANIFEST_NAME
+    return path.is_file() and not path.is_symlink()
 
 
 def verify_directory(directory: Path | str) -> Manifest:
@@ -146,7 +152,7 @@ def is_safe_name(name: str) -> bool:
 def _encode(manifest: Manifest) -> bytes:
     """Return the one exact form of a manifest; its last line is the sha256 of the lines before."""
     entries = [
-        {"path": name, "size_bytes": file.size_bytes, "sha256": _digest(file.sha256)}
+        {"path": name, "size_bytes": _size(file.size_bytes), "sha256": _digest(file.sha256)}
         for name, file in sorted(manifest.files.items())
     ]
     content = {"format": FORMAT, "format_version": FORMAT_VERSION, "facts": manifest.facts, "files": entries}
@@ -155,6 +161,12 @@ def _encode(manifest: Manifest) -> bytes:
         raise ValueError("facts: expected values that JSON gives back as they were (str keys, lists, finite numbers)")
     checksum = hashlib.sha256(body.encode()).hexdigest()
     return f'{body[:-2]},\n "checksum": "{checksum}"\n}}\n'.encode()
+
+
+def _size(n_bytes: int) -> int:
+    if type(n_bytes) is not int or n_bytes < 0:
+        raise ValueError(f"size_bytes: expected a count, got {n_bytes!r}")
+    return n_bytes
 
 
 def _digest(text: str) -> str:

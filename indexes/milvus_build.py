@@ -77,8 +77,9 @@ def attach_milvus(params: Mapping[str, Param], *, n_items: int, dim: int) -> Mil
         ImportError, ConnectionError, indexes.Locked: see `indexes.milvus_client.connect`.
     """
     missing = {"uri", "collection", "kind", "fingerprint"} - params.keys()
-    if missing or params["kind"] not in KINDS:
-        raise ValueError(f"params: expected uri, collection, kind and fingerprint of a collection, got {dict(params)}")
+    if missing or params["kind"] not in KINDS or (params["kind"] == "hnsw" and "ef_search" not in params):
+        expected = "uri, collection, kind and fingerprint of a collection, and ef_search of a graph"
+        raise ValueError(f"params: expected {expected}, got {dict(params)}")
     uri = check_uri(str(params["uri"]))
     if is_local(uri) and not Path(uri).is_dir():
         raise FileNotFoundError(f"{uri}: expected a milvus-lite database there; was it moved or deleted?")

@@ -20,7 +20,7 @@ from indexes.errors import DamagedArtefact, Locked
 from indexes.exact import ExactIndex
 from indexes.files import write_checked
 from indexes.gpu import CAGRA
-from indexes.hits import Index, Param
+from indexes.hits import Index
 from indexes.hnsw import HnswIndex
 from indexes.ivf import IvfIndex
 from indexes.kernel import CagraGraph, is_projection, list_ids, read, write_through
@@ -28,6 +28,7 @@ from indexes.manifest import Json, Manifest, read_manifest, verify_directory, wr
 from indexes.milvus import MilvusIndex
 from indexes.milvus_storage import FAMILY as MILVUS
 from indexes.milvus_storage import load_milvus, save_milvus
+from indexes.stored_facts import PARAMS, IndexFacts, check_params, read_facts
 from indexes.versions import list_versions, publish, resolve, rollback
 
 __all__ = [
@@ -76,12 +77,18 @@ def save_index(index: Index, directory: Path | str, *, facts: Mapping[str, Json]
 
     Args:
         facts: to be stored beside the index's own facts (family, params, dim, n_items, metric).
+
+    Raises:
+        FileExistsError: the directory is not empty.
+        ValueError: a parameter that `load_index` would refuse, or something that is no index of ours.
     """
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     if next(directory.iterdir(), None) is not None:
         raise FileExistsError(f"{directory}: expected an empty directory; write into a new one")
     index = to_cpu(index)
+    if index.family in PARAMS:
+        check_params(index.family, index.params, n_items=index.n_items)
     if isinstance(index, MilvusIndex):
         return save_milvus(index, directory, facts=facts or {})
     if not isinstance(index, ExactIndex | IvfIndex | HnswIndex):
@@ -117,9 +124,9 @@ def load_index(directory: Path | str, *, verify: bool = True) -> Index:
     """
     directory = Path(directory)
     manifest = verify_directory(directory) if verify else read_manifest(directory)
-    own = _facts(directory, manifest)
-    if own.text("family") == MILVUS:
-        return load_milvus(directory, own.params(), n_items=own.count("n_items"), dim=own.count("dim"), sample=verify)
+    own = read_facts(directory, manifest)
+    if own.family == MILVUS:
+        return load_milvus(directory, own.params, n_items=own.n_items, dim=own.dim, sample=verify)
     faiss_index = _read_faiss(directory, manifest, own)
     index = _wrap(faiss_index, own)
     if verify:
@@ -127,47 +134,11 @@ def load_index(directory: Path | str, *, verify: bool = True) -> Index:
     return index
 
 
-class _Facts(dict[str, Json]):
-    """The index's own facts, typed on the way out."""
-
-    def text(self, name: str) -> str:
-        value = self.get(name)
-        if not isinstance(value, str):
-            raise TypeError(f"{name}: expected text, got {value!r}")
-        return value
-
-    def count(self, name: str) -> int:
-        value = self.get(name)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise TypeError(f"{name}: expected a count, got {value!r}")
-        return value
-
-    def params(self) -> dict[str, Param]:
-        value = self.get("params")
-        if not isinstance(value, dict):
-            raise TypeError(f"params: expected a table, got {value!r}")
-        return {name: param for name, param in value.items() if isinstance(param, int | float | str)}
-
-
-def _facts(directory: Path, manifest: Manifest) -> _Facts:
-    own = manifest.facts.get("index")
-    try:
-        facts = _Facts(own if isinstance(own, dict) else {})
-        if facts.text("family") not in (*FAISS_TYPES, MILVUS) or facts.text("metric") != "inner_product":
-            raise TypeError(f"family: expected one of {', '.join(FAISS_TYPES)}, {MILVUS}, got {facts.text('family')!r}")
-        for count in ("dim", "n_items"):
-            facts.count(count)
-        facts.params()
-    except TypeError as error:
-        raise DamagedArtefact(directory, f"its manifest describes no index of ours: {error}") from error
-    if INDEX_FILE not in manifest.files and facts["family"] != MILVUS:
-        raise DamagedArtefact(directory / INDEX_FILE, "expected this file in the manifest")
-    return facts
-
-
-def _read_faiss(directory: Path, manifest: Manifest, facts: _Facts) -> Any:
+def _read_faiss(directory: Path, manifest: Manifest, facts: IndexFacts) -> Any:
     path = directory / INDEX_FILE
-    kinds = FAISS_TYPES[facts.text("family")]
+    if INDEX_FILE not in manifest.files:
+        raise DamagedArtefact(path, "expected this file in the manifest")
+    kinds = FAISS_TYPES[facts.family]
     size = manifest.files[INDEX_FILE].size_bytes
     if not path.is_file() or path.stat().st_size != size:
         raise DamagedArtefact(path, f"expected a file of {size} bytes")
@@ -175,7 +146,8 @@ def _read_faiss(directory: Path, manifest: Manifest, facts: _Facts) -> Any:
         start = file.read(4)
     if start not in kinds:
         raise DamagedArtefact(path, f"expected a FAISS file of type {' or '.join(map(repr, kinds))}, got {start!r}")
-    n_lists = int(facts.params().get("n_lists", 0))
+    # The file holds a centroid for each list, so the manifest cannot lift the limit beyond its size.
+    n_lists = min(int(facts.params.get("n_lists", 0)), size // 4)
     try:
         with _limits(vector_bytes=size, loops=max(MIN_LOOP_LIMIT, n_lists)):
             index = read(path)
@@ -183,7 +155,7 @@ def _read_faiss(directory: Path, manifest: Manifest, facts: _Facts) -> Any:
         raise DamagedArtefact(path, f"FAISS cannot read it ({type(error).__name__})") from error
     if not isinstance(index, kinds[start]):
         raise DamagedArtefact(path, f"expected a {kinds[start].__name__}, got a {type(index).__name__}")
-    expected = facts.count("dim"), facts.count("n_items"), faiss.METRIC_INNER_PRODUCT
+    expected = facts.dim, facts.n_items, faiss.METRIC_INNER_PRODUCT
     if (index.d, index.ntotal, index.metric_type) != expected:
         found = (index.d, index.ntotal, index.metric_type)
         raise DamagedArtefact(path, f"expected (dim, n_items, metric) {expected}, got {found}")
@@ -230,13 +202,12 @@ def _check_parts(path: Path, index: faiss.Index) -> None:
             raise DamagedArtefact(path, "its graph does not fit its vectors")
 
 
-def _wrap(faiss_index: Any, facts: _Facts) -> ExactIndex | IvfIndex | HnswIndex:
-    family, params = facts.text("family"), facts.params()
-    if family == "exact":
+def _wrap(faiss_index: Any, facts: IndexFacts) -> ExactIndex | IvfIndex | HnswIndex:
+    if facts.family == "exact":
         return ExactIndex(faiss_index)
-    if family.startswith("ivf"):
-        return IvfIndex(faiss_index, family, params)
-    return HnswIndex(faiss_index, family, params)
+    if facts.family.startswith("ivf"):
+        return IvfIndex(faiss_index, facts.family, facts.params)
+    return HnswIndex(faiss_index, facts.family, facts.params)
 
 
 def _check_golden(directory: Path, index: Index) -> None:

@@ -17,7 +17,15 @@ from pathlib import Path
 
 from indexes.errors import DamagedArtefact, Locked
 from indexes.files import exclusive, fingerprint, replace_file, sync
-from indexes.manifest import MANIFEST_NAME, Json, list_files, read_manifest, verify_directory, write_manifest
+from indexes.manifest import (
+    MANIFEST_NAME,
+    Json,
+    has_manifest,
+    list_files,
+    read_manifest,
+    verify_directory,
+    write_manifest,
+)
 
 CURRENT_NAME = "CURRENT"
 LOCK_NAME = ".lock"
@@ -106,7 +114,7 @@ def resolve(path: Path | str) -> Path:
         DamagedArtefact: CURRENT is altered or names a version that is not the published one.
     """
     path = Path(path)
-    if (path / MANIFEST_NAME).is_file():
+    if has_manifest(path):
         return path
     pointer = path / CURRENT_NAME
     if not pointer.is_file():
@@ -116,8 +124,10 @@ def resolve(path: Path | str) -> Path:
         raise DamagedArtefact(pointer, "expected a version number and a checksum", cure="roll back")
     version = path / "versions" / match[1].decode()
     manifest = version / MANIFEST_NAME
-    if not manifest.is_file():
-        raise DamagedArtefact(manifest, "CURRENT names this version, its manifest is missing", cure="roll back")
+    if not has_manifest(version):
+        raise DamagedArtefact(
+            manifest, "CURRENT names this version, its manifest is missing or a link", cure="roll back"
+        )
     if fingerprint(manifest).sha256 != match[2].decode():
         raise DamagedArtefact(manifest, f"its checksum is not the one in {pointer}", cure="roll back")
     return version
@@ -129,7 +139,7 @@ def list_versions(root: Path | str) -> list[Path]:
     if not versions.is_dir():
         return []
     found = [path for path in versions.iterdir() if re.fullmatch(r"\d{6,}", path.name) and path.is_dir()]
-    return sorted((path for path in found if (path / MANIFEST_NAME).is_file()), key=lambda path: int(path.name))
+    return sorted((path for path in found if has_manifest(path)), key=lambda path: int(path.name))
 
 
 def rollback(root: Path | str, *, to: str | None = None) -> Path:

@@ -99,7 +99,7 @@ def test_rows_that_are_not_ours_are_refused(tmp_path: Path) -> None:
     [
         ({"dim": 9}, r"expected \(dim, n_items, metric\) \(9, 600, 0\), got \(8, 600, 0\)"),
         ({"n_items": 601}, r"expected \(dim, n_items, metric\) \(8, 601, 0\), got \(8, 600, 0\)"),
-        ({"family": "hnsw"}, "expected a FAISS file of type b'IHNf'"),
+        ({"family": "hnsw", "params": {"ef_search": 16}}, "expected a FAISS file of type b'IHNf'"),
         ({"family": "annoy"}, "family: expected one of exact, .* got 'annoy'"),
         ({"dim": True}, "dim: expected a count, got True"),
         ({"params": []}, r"params: expected a table, got \[\]"),
