@@ -13,8 +13,8 @@ import numpy as np
 
 from indexes.choose import build_index
 from indexes.hits import Hits, Index, Param, check_allowed, check_queries, empty_hits, merge
-from indexes.live_state import State, search_base, search_delta
-from indexes.vectors import BLOCK_ROWS, blocks
+from indexes.live_state import Living, State, search_base, search_delta
+from indexes.vectors import blocks
 
 Allocate = Callable[[tuple[int, int]], np.ndarray]
 
@@ -40,10 +40,7 @@ def _same_place(one: np.ndarray, other: np.ndarray) -> bool:
 
 
 class LiveIndex:
-    """Keeps the `Index` protocol and changes: `add`, `replace`, `remove`, `compact`; all may be called from any thread.
-
-    `n_items` counts rows ever given, since that is what rows and filter masks run over; `n_alive` those that live.
-    """
+    """Keeps the `Index` protocol and changes: `add`, `replace`, `remove`, `compact`; all may be called from any thread."""
 
     family = "live"
 
@@ -103,10 +100,12 @@ class LiveIndex:
 
     @property
     def n_items(self) -> int:
+        """Rows given so far, dead ones included, since that is what rows and filter masks run over."""
         return self._state.n_rows
 
     @property
     def n_alive(self) -> int:
+        """Rows that a search may find."""
         return int(np.count_nonzero(self._state.alive()))
 
     @property
@@ -124,10 +123,12 @@ class LiveIndex:
 
     @property
     def dim(self) -> int:
+        """Dimension of the vectors and queries."""
         return self._dim
 
     @property
     def params(self) -> Mapping[str, Param]:
+        """The family of the base as "base", and its parameters; empty without a base."""
         base = self._state.base
         return {} if base is None else {"base": base.family, **base.params}
 
@@ -199,52 +200,32 @@ class LiveIndex:
             before = self._state
             if len(before.base_rows) and before.vectors is None:
                 raise ValueError("vectors: expected those of the base in order to build again, got None")
-            positions, slots = np.flatnonzero(~before.hidden), np.flatnonzero(~before.delta_dead)
-            rows = np.concatenate([before.base_rows[positions], before.delta_rows[slots]])
-            order = np.argsort(rows)
-            vectors = self._gather(before, positions, slots, order, allocate)
-            base = build(vectors) if len(rows) else None
+            living = Living.of(before)
+            vectors = self._allocate(before, (len(living.order), self._dim), allocate)
+            living.copy_vectors(before, vectors)
+            base = build(vectors) if len(vectors) else None
             with self._changing:
-                self._switch(before, base, vectors, rows[order], positions, slots, order)
+                self._switch(before, living, base, vectors)
 
-    def _gather(
-        self, state: State, positions: np.ndarray, slots: np.ndarray, order: np.ndarray, allocate: Allocate | None
-    ) -> np.ndarray:
-        shape = (len(order), self._dim)
-        vectors = np.empty(shape, dtype=np.float32) if allocate is None else allocate(shape)
-        if state.vectors is not None and _same_place(vectors, state.vectors):
+    def _allocate(self, before: State, shape: tuple[int, int], allocate: Allocate | None) -> np.ndarray:
+        if allocate is None or shape[0] == 0:  # there are no memory maps of nothing
+            return np.empty(shape, dtype=np.float32)
+        vectors = allocate(shape)
+        if before.vectors is not None and _same_place(vectors, before.vectors):
             with self._changing:
                 self._state = replace(self._state, vectors=None)
             raise ValueError("allocate: expected an array in a place of its own, got that of the vectors of the base")
-        for start in range(0, len(order), BLOCK_ROWS):
-            places = order[start : start + BLOCK_ROWS]
-            in_base = places < len(positions)
-            block = np.empty((len(places), self._dim), dtype=np.float32)
-            if state.vectors is not None:
-                block[in_base] = state.vectors[positions[places[in_base]]]
-            block[~in_base] = state.delta[slots[places[~in_base] - len(positions)]]
-            vectors[start : start + len(places)] = block
         return vectors
 
-    def _switch(
-        self,
-        before: State,
-        base: Index | None,
-        vectors: np.ndarray,
-        rows: np.ndarray,
-        positions: np.ndarray,
-        slots: np.ndarray,
-        order: np.ndarray,
-    ) -> None:
-        """Put the new base in place, less what died and plus what came since `before`."""
+    def _switch(self, before: State, living: Living, base: Index | None, vectors: np.ndarray) -> None:
+        """Put the base of what was `living` before in place, less what died and plus what came since."""
         now, n_seen = self._state, len(before.delta_rows)
-        died = np.concatenate([now.hidden[positions], now.delta_dead[slots]])[order]
         self._buffer = now.delta[n_seen:].copy()
         self._slot_of_row = {row: slot - n_seen for row, slot in self._slot_of_row.items() if slot >= n_seen}
         self._state = State(
             base=base,
-            base_rows=rows,
-            hidden=died,
+            base_rows=living.pick(before.base_rows, before.delta_rows),
+            hidden=living.pick(now.hidden, now.delta_dead),
             delta=self._buffer,
             delta_rows=now.delta_rows[n_seen:].copy(),
             delta_dead=now.delta_dead[n_seen:].copy(),

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from indexes.hits import Hits, Index, empty_hits, finish
+from indexes.vectors import BLOCK_ROWS
 
 QUERY_BLOCK = 1_024
 """Queries compared with the delta at once."""
@@ -38,6 +39,40 @@ class State:
         mask[self.base_rows[~self.hidden]] = True
         mask[self.delta_rows[~self.delta_dead]] = True
         return mask
+
+
+@dataclass(frozen=True)
+class Living:
+    """Where the vectors that live in a state are, in the order of their rows."""
+
+    positions: np.ndarray
+    """int64, those in the base."""
+    slots: np.ndarray
+    """int64, those in the delta."""
+    order: np.ndarray
+    """int64 (n_alive,), which of the positions, with the slots behind them, comes at each place."""
+
+    @classmethod
+    def of(cls, state: State) -> "Living":
+        """Find them in a state."""
+        positions, slots = np.flatnonzero(~state.hidden), np.flatnonzero(~state.delta_dead)
+        rows = np.concatenate([state.base_rows[positions], state.delta_rows[slots]])
+        return cls(positions, slots, np.argsort(rows))
+
+    def pick(self, of_base: np.ndarray, of_delta: np.ndarray) -> np.ndarray:
+        """Put together what two arrays, one entry per position and per slot, say of the living: (n_alive,)."""
+        return np.concatenate([of_base[self.positions], of_delta[self.slots]])[self.order]
+
+    def copy_vectors(self, state: State, target: np.ndarray) -> None:
+        """Write their vectors into `target`, float32 (n_alive, dim), block by block."""
+        for start in range(0, len(self.order), BLOCK_ROWS):
+            places = self.order[start : start + BLOCK_ROWS]
+            in_base = places < len(self.positions)
+            block = np.empty((len(places), state.delta.shape[1]), dtype=np.float32)
+            if state.vectors is not None:
+                block[in_base] = state.vectors[self.positions[places[in_base]]]
+            block[~in_base] = state.delta[self.slots[places[~in_base] - len(self.positions)]]
+            target[start : start + len(places)] = block
 
 
 def search_base(state: State, queries: np.ndarray, k: int, mask: np.ndarray | None) -> Hits:
