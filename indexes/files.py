@@ -40,6 +40,7 @@ class CheckedWriter:
         return len(view)
 
     def fingerprint(self) -> Fingerprint:
+        """Return the fingerprint that a file has which holds all that was written so far."""
         return Fingerprint(size_bytes=self._size, sha256=self._hash.hexdigest())
 
 
@@ -98,6 +99,14 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def make_directories(path: Path) -> None:
+    """Make a directory and those above it that are missing, and bring the names of the new ones to the disk."""
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    for folder in missing:
+        sync(folder.parent)
+
+
 def replace_file(path: Path, data: bytes) -> None:
     """Give `path` a new content in one step: a reader sees the old bytes or the new ones."""
     temporary = path.with_name(path.name + ".tmp")
@@ -123,8 +132,12 @@ def exclusive(path: Path) -> Iterator[int | None]:
             holder = os.read(descriptor, 32).decode("ascii", "replace").strip()
             yield int(holder) if holder.isdigit() else -1
             return
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"{os.getpid()}\n".encode())
-        yield None
+        try:
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, f"{os.getpid()}\n".encode())
+            yield None
+        finally:
+            # Closing would not do: a process forked meanwhile has the same open file.
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
     finally:
         os.close(descriptor)

@@ -40,7 +40,7 @@ def _same_place(one: np.ndarray, other: np.ndarray) -> bool:
 
 
 class LiveIndex:
-    """Keeps the `Index` protocol and changes: `add`, `replace`, `remove`, `compact`; all may be called from any thread."""
+    """Keeps the `Index` protocol and changes: `add`, `replace`, `remove`, `compact`; all from any thread."""
 
     family = "live"
 

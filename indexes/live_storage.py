@@ -8,7 +8,7 @@ import numpy as np
 from indexes.arrays import load_array, save_array
 from indexes.errors import DamagedArtefact
 from indexes.live import LiveIndex, check_base_vectors
-from indexes.manifest import Json, Manifest, read_manifest, verify_directory, write_manifest
+from indexes.manifest import Json, Manifest, check_facts, read_manifest, verify_directory, write_manifest
 from indexes.storage import load_index, save_index
 from indexes.vectors import vectors_fingerprint
 
@@ -24,8 +24,9 @@ ARRAYS = {
 def save_live(live: LiveIndex, directory: Path | str, *, facts: Mapping[str, Json] | None = None) -> Manifest:
     """Write the index as it is now into a directory that is new or empty; changes may go on meanwhile.
 
-    The vectors of the base are not written, but read once for their fingerprint.
+    The vectors of the base are not written, but read once for their fingerprint. Errors as of `save_index`.
     """
+    check_facts(facts or {})
     directory, state = Path(directory), live.state()
     directory.mkdir(parents=True, exist_ok=True)
     if next(directory.iterdir(), None) is not None:

@@ -10,7 +10,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import cast
 
 from indexes.errors import DamagedArtefact
 from indexes.files import Fingerprint, fingerprint, sync, write_bytes
@@ -40,6 +39,7 @@ def write_manifest(directory: Path | str, *, facts: Mapping[str, Json]) -> Manif
         ValueError: facts that JSON cannot hold (NaN too), a link, or something else that is no plain file.
         FileExistsError: there is a manifest already.
     """
+    check_facts(facts)
     directory = Path(directory)
     files = {}
     for name in list_files(directory):
@@ -86,6 +86,17 @@ def read_manifest(directory: Path | str) -> Manifest:
     if not intact:
         raise DamagedArtefact(path, "its own checksum does not fit its content")
     return manifest
+
+
+def check_facts(facts: Mapping[str, Json]) -> None:
+    """Raise ValueError unless JSON gives the facts back as they are; asked before anything is written for them."""
+    expected = "facts: expected values that JSON gives back as they were (str keys, lists, finite numbers)"
+    try:
+        returned = json.loads(json.dumps(dict(facts), allow_nan=False))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"{expected}, got {type(error).__name__}: {error}") from error
+    if returned != dict(facts):
+        raise ValueError(expected)
 
 
 def has_manifest(directory: Path) -> bool:
@@ -157,8 +168,6 @@ def _encode(manifest: Manifest) -> bytes:
     ]
     content = {"format": FORMAT, "format_version": FORMAT_VERSION, "facts": manifest.facts, "files": entries}
     body = json.dumps(content, indent=1, ensure_ascii=True, allow_nan=False)
-    if cast("Json", json.loads(body)) != content:
-        raise ValueError("facts: expected values that JSON gives back as they were (str keys, lists, finite numbers)")
     checksum = hashlib.sha256(body.encode()).hexdigest()
     return f'{body[:-2]},\n "checksum": "{checksum}"\n}}\n'.encode()
 

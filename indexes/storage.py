@@ -24,7 +24,7 @@ from indexes.hits import Index
 from indexes.hnsw import HnswIndex
 from indexes.ivf import IvfIndex
 from indexes.kernel import CagraGraph, is_projection, list_ids, read, write_through
-from indexes.manifest import Json, Manifest, read_manifest, verify_directory, write_manifest
+from indexes.manifest import Json, Manifest, check_facts, read_manifest, verify_directory, write_manifest
 from indexes.milvus import MilvusIndex
 from indexes.milvus_storage import FAMILY as MILVUS
 from indexes.milvus_storage import load_milvus, save_milvus
@@ -80,8 +80,9 @@ def save_index(index: Index, directory: Path | str, *, facts: Mapping[str, Json]
 
     Raises:
         FileExistsError: the directory is not empty.
-        ValueError: a parameter that `load_index` would refuse, or something that is no index of ours.
+        ValueError: a parameter that `load_index` would refuse, facts that JSON cannot hold, or no index of ours.
     """
+    check_facts(facts or {})
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     if next(directory.iterdir(), None) is not None:

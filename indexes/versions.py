@@ -16,10 +16,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from indexes.errors import DamagedArtefact, Locked
-from indexes.files import exclusive, fingerprint, replace_file, sync
+from indexes.files import exclusive, fingerprint, make_directories, replace_file, sync
 from indexes.manifest import (
     MANIFEST_NAME,
     Json,
+    check_facts,
     has_manifest,
     list_files,
     read_manifest,
@@ -40,7 +41,8 @@ def publish(root: Path | str, fill: Callable[[Path], None], *, facts: Mapping[st
         root: made if it is not there.
         fill: called once with an empty directory; directories in it with a manifest of their own (an index)
             are verified too.
-        facts: stored in the manifest, read after `fill` has returned; the version it replaces is added.
+        facts: stored in the manifest, read after `fill` has returned, which may add to them; the version it replaces
+            is added.
         keep: how many versions stay: the new one, the one it replaced (readers may be loading it), and the newest of
             the others; a reader must have loaded an older one by the time it goes.
 
@@ -48,14 +50,16 @@ def publish(root: Path | str, fill: Callable[[Path], None], *, facts: Mapping[st
         The directory of the new version.
 
     Raises:
+        ValueError: facts that JSON cannot hold; those that are there before `fill` is called are looked at first.
         Locked: somebody else is publishing.
         OSError: the disk is full; the current version is as before.
         DamagedArtefact: what was written is not what is on the disk; it names the place in the version.
     """
     if keep < 1:
         raise ValueError(f"keep: expected at least 1, got {keep!r}")
+    check_facts(facts)
     root = Path(root)
-    (root / "versions").mkdir(parents=True, exist_ok=True)
+    make_directories(root / "versions")
     with _lock(root):
         _remove_debris(root)
         sync(root.parent)
@@ -151,6 +155,7 @@ def rollback(root: Path | str, *, to: str | None = None) -> Path:
 
     Raises:
         ValueError: there is no such version.
+        FileNotFoundError: nothing was ever published there.
         DamagedArtefact: the version asked for is damaged; CURRENT is as before.
         Locked: somebody is publishing.
     """
@@ -228,7 +233,7 @@ def _discard(version: Path) -> None:
 
 @contextmanager
 def _lock(root: Path) -> Iterator[None]:
-    if not root.is_dir():
+    if not (root / "versions").is_dir():  # else the lock file would be left in somebody's directory
         raise FileNotFoundError(f"{root}: expected a directory of versions; publish a version first")
     with exclusive(root / LOCK_NAME) as holder:
         if holder is not None:

@@ -6,19 +6,25 @@ import sys
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from indexes import (
     DamagedArtefact,
+    LiveIndex,
     Locked,
+    build_exact,
     list_versions,
     publish,
     read_manifest,
     resolve,
     rollback,
+    save_index,
+    save_live,
     verify_directory,
+    write_manifest,
 )
-from indexes.manifest import write_manifest
+from tests.indexes.contract import make_vectors
 from tests.indexes.world import mark_of, publish_mark
 
 HOLD_LOCK = """
@@ -166,6 +172,36 @@ def test_a_dead_publisher_holds_no_lock_and_its_debris_goes(tmp_path: Path) -> N
     assert [path.name for path in (tmp_path / "versions").iterdir()] == ["000001"]
 
 
+def test_what_fill_leaves_running_holds_no_lock(tmp_path: Path) -> None:
+    copies: list[int] = []
+    lock = str(tmp_path / ".lock")
+
+    def leave_open(directory: Path) -> None:
+        entries = [entry for entry in Path("/proc/self/fd").iterdir() if os.path.realpath(entry) == lock]
+        copies.extend(os.dup(int(entry.name)) for entry in entries)  # what a forked process has, too
+
+    publish(tmp_path, leave_open, facts={})
+    assert len(copies) == 1
+    assert publish(tmp_path, write_file, facts={}).name == "000002"
+    os.close(copies[0])
+
+
+def test_every_directory_made_for_a_root_is_brought_to_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: set[str] = set()
+    fsync = os.fsync
+
+    def recorded(descriptor: int) -> None:
+        synced.add(os.readlink(f"/proc/self/fd/{descriptor}"))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", recorded)
+    root = tmp_path / "a" / "b" / "root"
+    publish(root, write_file, facts={})
+    assert {str(folder) for folder in (tmp_path, tmp_path / "a", tmp_path / "a" / "b", root)} <= synced
+
+
 def test_links_are_refused_when_publishing_and_when_loading(tmp_path: Path) -> None:
     def link(directory: Path) -> None:
         (directory / "passwd").symlink_to("/etc/passwd")
@@ -221,10 +257,34 @@ def test_facts_that_json_cannot_hold_are_refused(tmp_path: Path) -> None:
         write_manifest(tmp_path, facts={1: "one"})  # type: ignore[dict-item]
 
 
+def test_facts_are_looked_at_before_anything_is_written(tmp_path: Path) -> None:
+    facts: dict = {"loss": np.float32(1)}
+    vectors, called = make_vectors(20, 8), []
+    for write in (
+        lambda: publish(tmp_path / "root", called.append, facts=facts),
+        lambda: save_index(build_exact(vectors), tmp_path / "index", facts=facts),
+        lambda: save_live(LiveIndex(build_exact(vectors)), tmp_path / "live", facts=facts),
+    ):
+        with pytest.raises(ValueError, match=r"facts: expected values that JSON gives back.* got TypeError: .*float32"):
+            write()
+    assert called == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_facts_collected_while_filling_are_looked_at_too(tmp_path: Path) -> None:
+    facts: dict = {}
+    with pytest.raises(ValueError, match="facts: expected values that JSON gives back"):
+        publish(tmp_path / "root", lambda directory: facts.update(loss=np.float32(1)), facts=facts)
+    assert list_versions(tmp_path / "root") == []
+
+
 def test_a_place_without_versions_says_so(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"expected manifest\.json or CURRENT in it"):
         resolve(tmp_path)
     with pytest.raises(FileNotFoundError, match="expected a directory of versions"):
         rollback(tmp_path / "nowhere")
+    with pytest.raises(FileNotFoundError, match="expected a directory of versions"):
+        rollback(tmp_path)
+    assert list(tmp_path.iterdir()) == []
     with pytest.raises(ValueError, match="keep: expected at least 1, got 0"):
         publish_mark(tmp_path, 1, keep=0)
