@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 _BLOCK = 256
-"""Lists at a time: bounds the memory of the widened, double-precision features."""
+"""Lists at a time: bounds the memory of the features in double precision."""
 _MAX_STEPS = 50
 _TOLERANCE = 1e-9
 _HALVINGS = 20
@@ -39,8 +39,8 @@ class Lists:
     taken: np.ndarray
     offset: np.ndarray | None = None
 
-    def only(self, chosen: np.ndarray) -> Lists:
-        """Some of the lists, bool (n_lists,)."""
+    def only(self, chosen: np.ndarray | slice) -> Lists:
+        """Some of the lists: bool (n_lists,), or a slice."""
         offset = None if self.offset is None else self.offset[chosen]
         return Lists(self.features[chosen], self.context[chosen], self.rows[chosen], self.taken[chosen], offset)
 
@@ -49,23 +49,21 @@ class Lists:
         """How often every feature has a weight: once, and once more with each context."""
         return 1 + self.context.shape[1]
 
-    def blocks(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Columns float64 (n, depth, n_blocks * n_features), the offset (n, depth) with -inf at padding, and what each
-        candidate counts, float64 (n, depth), some lists at a time."""
+    def blocks(self) -> Iterator[Lists]:
+        """Some lists at a time."""
         for start in range(0, len(self.taken), _BLOCK):
-            part = slice(start, start + _BLOCK)
-            offset = 0.0 if self.offset is None else self.offset[part]
-            offset = np.where(self.rows[part] < 0, -np.inf, offset)
-            taken = self.taken[part]
-            counts = taken / np.sqrt(np.maximum(taken.sum(axis=1, keepdims=True), 1))
-            yield widen(self.features[part], self.context[part]), offset, counts
+            yield self.only(np.s_[start : start + _BLOCK])
 
+    @property
+    def counts(self) -> np.ndarray:
+        """What each candidate counts: float64 (n_lists, depth)."""
+        return self.taken / np.sqrt(np.maximum(self.taken.sum(axis=1, keepdims=True), 1))
 
-def widen(features: np.ndarray, context: np.ndarray) -> np.ndarray:
-    """The features, and the features times each of the list's contexts, (n_lists, n_contexts):
-    float64 (n_lists, depth, (1 + n_contexts) * n_features)."""
-    times = [features * one[:, None, None] for one in context.T]
-    return np.concatenate([features, *times], axis=2, dtype=np.float64)
+    def logits(self, features: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """float64 (n_lists, depth), -inf at padding; features: these lists' in double precision."""
+        parts = features @ weights.reshape(self.n_blocks, -1).T
+        logits = parts[:, :, 0] + (self.context[:, None] * parts[:, :, 1:]).sum(axis=2)
+        return np.where(self.rows < 0, -np.inf, logits if self.offset is None else logits + self.offset)
 
 
 def fit_logit(lists: Lists, penalty: float, start: np.ndarray | None = None) -> np.ndarray:
@@ -75,7 +73,7 @@ def fit_logit(lists: Lists, penalty: float, start: np.ndarray | None = None) -> 
         start: where the search begins; zero, if not given.
 
     Returns:
-        float64 (n_blocks * n_features,).
+        float64 (n_blocks * n_features,): for the features, then for the features times each of the list's contexts.
     """
     weights = np.zeros(lists.n_blocks * lists.features.shape[2]) if start is None else start.copy()
     value = _value(lists, weights, penalty)
@@ -100,8 +98,8 @@ def fit_logit(lists: Lists, penalty: float, start: np.ndarray | None = None) -> 
 
 def _value(lists: Lists, weights: np.ndarray, penalty: float) -> float:
     total = penalty * float(weights @ weights)
-    for columns, offset, counts in lists.blocks():
-        logits = columns @ weights + offset
+    for part in lists.blocks():
+        logits, counts = part.logits(part.features.astype(np.float64), weights), part.counts
         top = logits.max(axis=1)
         total += float((counts.sum(axis=1) * (np.log(np.exp(logits - top[:, None]).sum(axis=1)) + top)).sum())
         total -= float((counts[counts > 0] * logits[counts > 0]).sum())
@@ -109,16 +107,31 @@ def _value(lists: Lists, weights: np.ndarray, penalty: float) -> float:
 
 
 def _derivatives(lists: Lists, weights: np.ndarray, penalty: float) -> tuple[np.ndarray, np.ndarray]:
-    """Gradient (n,) and second derivative (n, n) of `_value`."""
-    gradient = 2 * penalty * weights
-    curvature = 2 * penalty * np.eye(len(weights))
-    for columns, offset, counts in lists.blocks():
-        logits = columns @ weights + offset
+    """Gradient (n,) and second derivative (n, n) of `_value`.
+
+    A weight times a context has the derivatives of the weight, times the context: nothing is ever as wide as the
+    weights. The second derivative is summed in single precision: it only says how far to step.
+    """
+    n = lists.features.shape[2]
+    gradient, curvature = np.zeros((lists.n_blocks, n)), np.zeros((lists.n_blocks, n, lists.n_blocks, n))
+    for part in lists.blocks():
+        features, counts = part.features.astype(np.float64), part.counts
+        logits = part.logits(features, weights)
         share = np.exp(logits - logits.max(axis=1, keepdims=True))
         share /= share.sum(axis=1, keepdims=True)
         total = counts.sum(axis=1, keepdims=True)
-        mean = np.einsum("nd,ndf->nf", share, columns, optimize=True)
-        gradient += (total * mean).sum(axis=0) - counts[counts > 0] @ columns[counts > 0]
-        scaled = (columns * np.sqrt(total * share)[:, :, None]).reshape(-1, columns.shape[2])
-        curvature += scaled.T @ scaled - (total * mean).T @ mean
-    return gradient, curvature
+        mean = (share[:, None] @ features)[:, 0]
+        slope = ((total * share - counts)[:, None] @ features)[:, 0]
+        scaled = part.features * np.sqrt(total * share)[:, :, None].astype(np.float32)
+        times = np.concatenate([np.ones((len(part.rows), 1)), part.context], axis=1)
+        for one in range(lists.n_blocks):
+            gradient[one] += times[:, one] @ slope
+            for other in range(one + 1):
+                both = times[:, one] * times[:, other]
+                weighed = (scaled * both[:, None, None].astype(np.float32)).reshape(-1, n)
+                found = weighed.T @ scaled.reshape(-1, n) - (both[:, None] * total * mean).T @ mean
+                curvature[one, :, other] += found
+                if other < one:
+                    curvature[other, :, one] += found.T
+    size = lists.n_blocks * n
+    return gradient.ravel() + 2 * penalty * weights, curvature.reshape(size, size) + 2 * penalty * np.eye(size)

@@ -61,6 +61,6 @@ class Folds:
 
 
 def score_lists(features: np.ndarray, context: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """`widen(features, context) @ weights` as float32, without the wide copy."""
+    """(n_lists, depth, n_features), (n_lists, n_contexts), see `fit_logit` -> scores, float32 (n_lists, depth)."""
     parts = features.astype(np.float64) @ weights.reshape(1 + context.shape[1], -1).T
     return (parts[:, :, 0] + (context[:, None] * parts[:, :, 1:]).sum(axis=2)).astype(np.float32)

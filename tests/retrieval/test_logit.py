@@ -5,7 +5,12 @@ from __future__ import annotations
 import numpy as np
 from scipy.optimize import minimize
 
-from retrieval.logit import Lists, fit_logit, widen
+from retrieval.logit import Lists, fit_logit
+
+
+def widen(features: np.ndarray, context: np.ndarray) -> np.ndarray:
+    """The features, and the features times each of the list's contexts, as columns of their own."""
+    return np.concatenate([features, *(features * one[:, None, None] for one in context.T)], axis=2)
 
 
 def make_lists(n: int, *, seed: int = 0, weight: float = 1.0) -> Lists:
@@ -48,6 +53,22 @@ def test_where_several_were_taken_their_mean_counts_by_the_root_of_their_number(
         found = fit_logit(lists, penalty)
         general = minimize(lambda w, p=penalty: objective(lists, w, p), np.zeros(6), tol=1e-9)
         np.testing.assert_allclose(found, general.x, atol=1e-3)
+
+
+def test_several_contexts_and_a_given_part_of_the_logits_have_the_optimum_of_a_general_optimiser():
+    lists, rng = make_lists(300), np.random.default_rng(2)
+    context, offset = rng.normal(size=(300, 2)), rng.normal(size=(300, 6))
+    lists = Lists(lists.features, context, lists.rows, lists.taken, offset)
+
+    def value(weights: np.ndarray) -> float:
+        logits = np.where(lists.rows >= 0, widen(lists.features, context) @ weights + offset, -np.inf)
+        chance = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+        return 0.3 * float(weights @ weights) - float(chance[lists.taken].sum())
+
+    found = fit_logit(lists, 0.3)
+    general = minimize(value, np.zeros(9), tol=1e-9)
+    np.testing.assert_allclose(found, general.x, atol=1e-3)
+    assert value(found) <= general.fun + 1e-6
 
 
 def test_what_decided_is_found():
