@@ -108,7 +108,8 @@ class IvfIndex:
 
         Under a filter as many *matching* rows are compared as all rows without one, times "breadth": the lists are
         read in the order of their distance until then, skipping those without a match. So a selective filter
-        becomes a scan of all matching rows, and one that matches far from the query still finds them.
+        becomes a scan of all matching rows, and one that matches far from the query still finds them. Queries for
+        which too few rows are found are compared with all of them.
         """
         queries = check_queries(queries, k, self.dim)
         mask = check_allowed(allowed, self.n_items)
@@ -118,28 +119,35 @@ class IvfIndex:
             return empty_hits(len(queries), k)
         if isinstance(self.faiss_index, faiss.IndexPreTransform):
             queries = transform_of(self.faiss_index).apply(queries)
-        if mask is not None:
-            return self._filtered(queries, k, depth, mask)
-        scores, rows = self._probe(queries, depth, self.n_probe)
+        scores, rows = self._filtered(queries, depth, mask) if mask is not None else self._probe(queries, depth)
         short = np.flatnonzero(rows[:, -1] < 0)
-        if short.size and self.n_probe < self.n_lists:
-            # The probed lists held fewer than k rows; read all of them for these queries.
-            scores[short], rows[short] = self._probe(queries[short], depth, self.n_lists)
+        if short.size:
+            scores[short], rows[short] = self._read_all(queries[short], depth, mask)
         return finish(scores, rows, k)
 
-    def _probe(self, queries: np.ndarray, depth: int, n_probe: int) -> Arrays:
+    def _probe(self, queries: np.ndarray, depth: int) -> Arrays:
         if isinstance(self.inner, faiss.IndexRefine):
-            return search_refined(self.inner, queries, depth, n_probe=n_probe, refine=self.refine)
-        return search_lists(self.inner, queries, depth, n_probe=n_probe)
+            return search_refined(self.inner, queries, depth, n_probe=self.n_probe, refine=self.refine)
+        return search_lists(self.inner, queries, depth, n_probe=self.n_probe)
 
-    def _filtered(self, queries: np.ndarray, k: int, depth: int, mask: np.ndarray) -> Hits:
+    def _read_all(self, queries: np.ndarray, depth: int, mask: np.ndarray | None) -> Arrays:
+        """Compare with every row that may be returned: for queries whose lists gave fewer than `depth` rows.
+
+        Short codes are no help then: their scan drops rows that tie with its worst, all of them for a zero query.
+        """
+        if isinstance(self.inner, faiss.IndexRefine):
+            every = np.arange(self.n_items, dtype=np.int64) if mask is None else np.flatnonzero(mask)
+            found = scan_rows(faiss.downcast_index(self.inner.refine_index), queries, depth, every)
+            return found.scores, found.rows
+        selector = None if mask is None else mask_selector(mask)
+        return search_lists(self.inner, queries, depth, n_probe=self.n_lists, selector=selector)
+
+    def _filtered(self, queries: np.ndarray, depth: int, mask: np.ndarray) -> Arrays:
         matches = np.bincount(self.list_of_row[mask], minlength=self.n_lists)
         compared = float(self.params.get("breadth", 1)) * self.n_probe / self.n_lists * self.n_items
         wanted = max(math.ceil(compared), depth)
         if isinstance(self.inner, faiss.IndexRefine) and matches.sum() <= wanted:
-            codes = faiss.downcast_index(self.inner.refine_index)
-            found = scan_rows(codes, queries, depth, np.flatnonzero(mask))
-            return finish(found.scores, found.rows, k)
+            return self._read_all(queries, depth, mask)
         scores = np.empty((len(queries), depth), dtype=np.float32)
         rows = np.empty((len(queries), depth), dtype=np.int64)
         selector = mask_selector(mask)
@@ -151,7 +159,7 @@ class IvfIndex:
             else:
                 found = search_given_lists(self.lists, queries[block], depth, *route, selector)
             scores[block], rows[block] = found
-        return finish(scores, rows, k)
+        return scores, rows
 
     def _route(self, queries: np.ndarray, matches: np.ndarray, wanted: int) -> Arrays:
         """Choose each query's lists, nearest first, until they hold `wanted` matching rows.

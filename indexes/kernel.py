@@ -31,9 +31,11 @@ def search_flat(index: faiss.Index, queries: np.ndarray, k: int, selector: faiss
     return index.search(queries, k, params=_faiss.SearchParameters(sel=selector))
 
 
-def search_lists(index: faiss.IndexIVF, queries: np.ndarray, k: int, *, n_probe: int) -> Arrays:
+def search_lists(
+    index: faiss.IndexIVF, queries: np.ndarray, k: int, *, n_probe: int, selector: faiss.IDSelector | None = None
+) -> Arrays:
     """Search the n_probe lists nearest to each query."""
-    return index.search(queries, k, params=_faiss.SearchParametersIVF(nprobe=n_probe))
+    return index.search(queries, k, params=_faiss.SearchParametersIVF(nprobe=n_probe, sel=selector))
 
 
 def search_refined(

@@ -69,6 +69,14 @@ class IndexContract:
         assert (hits.rows[:, N_ITEMS:] == -1).all()
         assert np.isneginf(hits.scores[:, N_ITEMS:]).all()
 
+    def test_a_query_of_zeros_finds_as_many_rows_as_any(self, index: Index) -> None:
+        for allowed in (None, np.arange(N_ITEMS) % 2 == 1, np.arange(N_ITEMS) % 100 == 1):
+            hits = index.search(np.zeros((2, self.dim), dtype=np.float32), 10, allowed=allowed)
+            assert (hits.rows >= 0).all()
+            assert allowed is None or allowed[hits.rows].all()
+            assert [len(set(rows.tolist())) for rows in hits.rows] == [10, 10]
+            np.testing.assert_allclose(hits.scores, 0, atol=0.02)
+
     def test_no_queries_give_no_lines(self, index: Index) -> None:
         assert index.search(np.empty((0, self.dim), dtype=np.float32), 3).rows.shape == (0, 3)
 

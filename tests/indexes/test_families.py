@@ -46,6 +46,17 @@ class TestFamily(IndexContract):
         assert hits.rows.tolist() == [[0, -1]]
         assert hits.scores[0, 0] == pytest.approx(2.0)
 
+    @pytest.mark.parametrize(("n_items", "dim"), [(2, 4), (200, 1), (800, 2)])
+    def test_in_few_dimensions_all_rows_are_found_too(self, family: str, n_items: int, dim: int) -> None:
+        rng = np.random.default_rng(0)
+        index = build_index(rng.normal(size=(n_items, dim)).astype(np.float32), family=family)
+        queries = rng.normal(size=(20, dim)).astype(np.float32)
+        for allowed in (None, np.arange(n_items) != 1):
+            expected = np.arange(n_items) if allowed is None else np.flatnonzero(allowed)
+            found = index.search(queries, len(expected), allowed=allowed).rows
+            np.testing.assert_array_equal(np.sort(found, axis=1), np.tile(expected, (20, 1)))
+            assert (index.search(queries, n_items - 1, allowed=allowed).rows >= 0).all()
+
 
 def test_exact_search_equals_numpy() -> None:
     vectors = make_vectors(500, 8)
