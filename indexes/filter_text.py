@@ -179,7 +179,7 @@ class _Parser:
 
     def value(self) -> Value:
         if token := self.take("number"):
-            whole = re.fullmatch(r"[-+]?\d{1,18}", token.text)
+            whole = re.fullmatch(r"[-+]?\d{1,300}", token.text)  # more digits than a float has: no finite number
             return int(token.text) if whole else float(token.text)
         if token := self.take("text"):
             return re.sub(r"\\(.)", r"\1", token.text[1:-1], flags=re.DOTALL)
