@@ -83,9 +83,11 @@ class TuningReport:
         figure.savefig(path)
 
 
-def expected_recall(found: Hits, truth: Hits) -> float:
-    """Return the mean recall less its standard error: the target is meant for queries to come, not for the sample."""
-    shares = recalls(found, truth)
+def expected_recall(
+    found: Hits, truth: Hits, *, queries: np.ndarray | None = None, vectors: np.ndarray | None = None
+) -> float:
+    """Return the mean of `recalls` less its standard error: the target is meant for queries to come, not for these."""
+    shares = recalls(found, truth, queries=queries, vectors=vectors)
     return float(shares.mean() - shares.std() / math.sqrt(shares.size)) if shares.size else 1.0
 
 
@@ -123,7 +125,7 @@ def tune(
     sample = sample_rows(vectors if queries is None else queries, TUNING_QUERIES, seed=seed)
     depth = min(TUNING_DEPTH, index.n_items)
     truth = exact_hits(vectors, sample, depth)
-    search = _Search(sample, truth, recall_target, [])
+    search = _Search(vectors, sample, truth, recall_target, [])
     chosen, found, reached = search.cheapest(index)
     trials = search.trials
     chosen = _widen(chosen, vectors, sample[:FILTER_QUERIES], recall_target, seed, trials)
@@ -144,6 +146,7 @@ def tune(
 class _Search:
     """Looks for the cheapest setting that reaches the target without a filter, and notes every trial."""
 
+    vectors: np.ndarray
     queries: np.ndarray
     truth: Hits
     target: float
@@ -212,7 +215,8 @@ class _Search:
 
     def try_out(self, index: IvfIndex | HnswIndex) -> float:
         """Note one setting, and return the recall it has."""
-        found = expected_recall(index.search(self.queries, self.depth), self.truth)
+        hits = index.search(self.queries, self.depth)
+        found = expected_recall(hits, self.truth, queries=self.queries, vectors=self.vectors)
         self.trials.append(Trial(dict(index.params), "", round(found, 4), _rows_compared(index)))
         return found
 
@@ -261,7 +265,8 @@ def _widen(
         truth = exact_hits(vectors, queries, depth, allowed=allowed)
         while True:
             tried = index.with_params(breadth=BREADTHS[breadth])
-            found = expected_recall(tried.search(queries, depth, allowed=allowed), truth)
+            hits = tried.search(queries, depth, allowed=allowed)
+            found = expected_recall(hits, truth, queries=queries, vectors=vectors)
             trials.append(Trial(dict(tried.params), name, round(found, 4), _rows_compared(tried)))
             if found >= target or breadth + 1 == len(BREADTHS):
                 break

@@ -161,22 +161,21 @@ def build_rival(name: str, module: Any, world: World, n_threads: int) -> Built:
     started, cpu_started = time.perf_counter(), time.process_time()
     engine = RIVAL_ENGINES[name](module, world.vectors, n_threads)
     build_s, build_cpu_s = time.perf_counter() - started, time.process_time() - cpu_started
-    ef = EF_VALUES[-1]
     for value in EF_VALUES:
         engine.ef = value
-        if share_found(engine.search(world.tuning, n_threads), world.tuning_truth) >= world.recall_target:
-            ef = value
+        if share_found(engine, world.tuning, world.tuning_truth, world, n_threads) >= world.recall_target:
             break
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "index"
         engine.index.save_index(str(path)) if name == "hnswlib" else engine.index.save(str(path))
         size = path.stat().st_size
-    return Built(engine, build_s, build_cpu_s, size, {"ef": ef})
+    return Built(engine, build_s, build_cpu_s, size, {"ef": engine.ef})
 
 
-def share_found(rows: np.ndarray, truth: Hits) -> float:
-    """Recall: the share of the exact top k that was found."""
-    return recall(Hits(scores=np.zeros(rows.shape, dtype=np.float32), rows=rows), truth)
+def share_found(engine: Any, queries: np.ndarray, truth: Hits, world: World, n_threads: int) -> float:
+    """Recall: the share of the exact top k that was found; a row that ties with the last of it counts."""
+    rows = engine.search(queries, n_threads)
+    return recall(Hits(np.zeros(rows.shape, np.float32), rows), truth, queries=queries, vectors=world.vectors)
 
 
 def queries_per_second(
@@ -205,7 +204,7 @@ def measure_filters(built: Built, world: World, n_threads: int) -> dict[str, dic
     for name, allowed in masks.items():
         truth = exact_hits(world.vectors, queries, DEPTH, allowed=allowed)
         engine = OurEngine(built.engine.index, allowed)  # type: ignore[attr-defined]
-        share = share_found(engine.search(queries, n_threads), truth)
+        share = share_found(engine, queries, truth, world, n_threads)
         speed = queries_per_second(engine, queries, n_threads)
         figures[name] = {"recall@100": round(share, 4), "queries_per_s": round(speed)}
     return figures
@@ -229,7 +228,7 @@ def measure(name: str, world: World, n_threads: int, *, filters: bool = False) -
         "build_s": round(built.build_s, 1),
         "build_cpu_s": round(built.build_cpu_s, 1),
         "size_mb": round(built.size_bytes / 1e6, 3),
-        "recall@100": round(share_found(built.engine.search(world.queries, n_threads), world.truth), 4),
+        "recall@100": round(share_found(built.engine, world.queries, world.truth, world, n_threads), 4),
         f"queries_per_s_{n_threads}_threads": round(queries_per_second(built.engine, world.queries, n_threads)),
         "queries_per_s_1_thread": round(queries_per_second(built.engine, some, 1)),
         "queries_per_cpu_s": round(queries_per_second(built.engine, some, 1, time.process_time)),

@@ -117,6 +117,27 @@ def test_the_expected_recall_is_the_mean_less_its_standard_error() -> None:
     assert expected_recall(found, truth) == pytest.approx(0.75 - 0.25 / 2**0.5)  # deviation 0.25, two queries
 
 
+def test_a_row_that_ties_with_the_last_true_one_counts_as_found() -> None:
+    vectors = np.array([[3, 0], [1, 0], [1, 9], [0, 9]], dtype=np.float32)  # scores 3, 1, 1, 0
+    queries = np.array([[1, 0], [1, 0], [1, 0]], dtype=np.float32)
+    truth = exact_hits(vectors, queries, 2)
+    found = Hits(np.zeros((3, 3), np.float32), np.array([[0, 1, -1], [0, 2, 1], [2, 3, -1]]))
+    assert truth.rows.tolist() == [[0, 1]] * 3
+    assert recall(found, truth, queries=queries, vectors=vectors) == pytest.approx((1 + 1 + 1 / 2) / 3)
+    assert recall(found, truth) == pytest.approx((1 + 1 + 0) / 3)
+
+
+@pytest.mark.parametrize("family", ["ivf_sq8", "ivf_pq"])
+def test_many_equal_vectors_cost_no_more_than_others(family: str) -> None:
+    vectors = make_vectors(6_000, 32)
+    same = vectors.copy()
+    same[np.random.default_rng(0).permutation(6_000)[:1_200]] = vectors[0]
+    (_, alone), (_, shared) = (build_with_report(given, family=family) for given in (vectors, same))
+    assert alone.reached
+    assert shared.reached
+    assert float(shared.chosen["n_probe"]) <= 2 * float(alone.chosen["n_probe"])
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
