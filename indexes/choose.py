@@ -1,5 +1,7 @@
 """Which family and which parameters, for n items, a recall target and a memory budget."""
 
+import logging
+
 import numpy as np
 
 from indexes.exact import build_exact
@@ -8,9 +10,10 @@ from indexes.hits import Index
 from indexes.hnsw import build_hnsw
 from indexes.ivf import IVF_FAMILIES
 from indexes.ivf_build import KEEP, build_ivf, default_n_lists
-from indexes.tuning import TuningReport, tune
+from indexes.tuning import TuningReport, check_asked, tune
 from indexes.vectors import Progress, check_shape
 
+log = logging.getLogger(__name__)
 FAMILIES = ("exact", *IVF_FAMILIES, "hnsw", "hnsw_sq8")
 EXACT_ITEMS = 50_000
 """Exact search is the choice up to here: some 2,000 queries/s on two cores at 384 dimensions, nothing to tune."""
@@ -76,21 +79,21 @@ def build_index(
     device: str = "auto",
     progress: Progress | None = None,
 ) -> Index:
-    """Build an index over float32 (n_items, dim) and tune its search against exact search.
+    """Build an index over float32 (n_items, dim) and tune its search against exact search; a target missed is logged.
 
     Args:
         vectors: an array or a memory map, read in blocks; row i of the index is row i of it.
         family: "auto" or one of FAMILIES, or "cagra" on a GPU with cuVS.
         recall_target: share of the exact top 100 to find, over 0 and at most 1.
-        queries: float32 (n, dim), real queries (users) to tune on; None takes a sample of the vectors.
+        queries: float32 (n, dim), real queries (users) to tune on; None or no rows takes a sample of the vectors.
         memory_budget_bytes: for "auto"; what the index may take once built.
         device: where it is built: "cpu", or "auto" for a GPU where FAISS can use one. What comes is the CPU's.
         progress: called as progress(stage, rows done, rows in all).
 
     Raises:
-        ValueError: NaN or infinity in a vector (its row is named), a wrong shape, an unknown family.
+        ValueError: NaN or infinity in a vector or a query (its row is named), a wrong shape, an unknown family.
     """
-    return build_with_report(
+    index, report = build_with_report(
         vectors,
         family=family,
         seed=seed,
@@ -99,7 +102,15 @@ def build_index(
         memory_budget_bytes=memory_budget_bytes,
         device=device,
         progress=progress,
-    )[0]
+    )
+    if not report.reached:
+        log.warning(
+            "%s index: expected a recall of %g, the most thorough setting has %.3f; take another family or a lower one",
+            report.family,
+            recall_target,
+            report.recall,
+        )
+    return index
 
 
 def build_with_report(
@@ -117,6 +128,7 @@ def build_with_report(
     n_items, dim = check_shape(vectors)
     if not 0 < recall_target <= 1:
         raise ValueError(f"recall_target: expected a share over 0 and at most 1, got {recall_target!r}")
+    queries = check_asked(queries, dim)
     if family == "auto":
         family = choose_family(n_items, dim, memory_budget_bytes=memory_budget_bytes, recall_target=recall_target)
     if family == "exact":

@@ -33,7 +33,7 @@ class TorchExactIndex(DeviceIndex):
 
     def search(self, queries: np.ndarray, k: int, *, allowed: np.ndarray | None = None) -> Hits:
         """See `Index.search`. Rows that tie for the last place are kept by lower row as well."""
-        queries = check_queries(queries, k, self.dim)
+        queries, k = check_queries(queries, k, self.dim), int(k)
         mask = check_allowed(allowed, self.n_items)
         rows = None if mask is None else torch.from_numpy(np.flatnonzero(mask)).to(self.vectors.device)
         n_matching = self.n_items if rows is None else len(rows)

@@ -49,7 +49,7 @@ class HnswIndex:
 
     def search(self, queries: np.ndarray, k: int, *, allowed: np.ndarray | None = None) -> Hits:
         """See `Index.search`. Queries for which the walk finds too few rows are answered by a scan."""
-        queries = check_queries(queries, k, self.dim)
+        queries, k = check_queries(queries, k, self.dim), int(k)
         mask = check_allowed(allowed, self.n_items)
         matching = None if mask is None else np.flatnonzero(mask)
         n_matching = self.n_items if matching is None else matching.size

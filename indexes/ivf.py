@@ -111,7 +111,7 @@ class IvfIndex:
         becomes a scan of all matching rows, and one that matches far from the query still finds them. Queries for
         which too few rows are found are compared with all of them.
         """
-        queries = check_queries(queries, k, self.dim)
+        queries, k = check_queries(queries, k, self.dim), int(k)
         mask = check_allowed(allowed, self.n_items)
         n_matching = self.n_items if mask is None else int(np.count_nonzero(mask))
         depth = min(k, n_matching)

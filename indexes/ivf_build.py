@@ -108,7 +108,7 @@ def _train(built: IvfIndex, sample: np.ndarray, *, seed: int, progress: Progress
     if len(sample) < MIN_TRAINING_ROWS:
         sample = np.resize(sample, (MIN_TRAINING_ROWS, sample.shape[1]))
     clustering = built.lists.cp
-    clustering.seed, clustering.niter = seed + 1, KMEANS_ROUNDS
+    clustering.seed, clustering.niter = (seed + 1) % 2**31, KMEANS_ROUNDS  # an int of C
     clustering.min_points_per_centroid = 1  # its warning on stderr says less than default_n_lists does
     if progress is not None:
         progress("train", 0, len(sample))

@@ -35,7 +35,7 @@ class GpuIvfIndex(DeviceIndex):
 
     def search(self, queries: np.ndarray, k: int, *, allowed: np.ndarray | None = None) -> Hits:
         """See `Index.search`."""
-        queries = check_queries(queries, k, self.dim)
+        queries, k = check_queries(queries, k, self.dim), int(k)
         depth = min(k, self.n_items)
         filtered = check_allowed(allowed, self.n_items) is not None
         if filtered or len(queries) == 0 or max(depth, self.cpu.n_probe) > MAX_GPU_K:

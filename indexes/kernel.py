@@ -154,7 +154,7 @@ def new_graph(dim: int, n_neighbours: int, *, codes: bool, ef_construction: int,
     else:
         index = _faiss.IndexHNSWFlat(dim, n_neighbours, metric)
     index.hnsw.efConstruction = ef_construction
-    index.hnsw.rng = _faiss.RandomGenerator(seed + 1)
+    index.hnsw.rng = _faiss.RandomGenerator((seed + 1) % 2**63)
     return index
 
 

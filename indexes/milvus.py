@@ -68,7 +68,7 @@ class MilvusIndex:
         Raises:
             ConnectionError: the server does not answer.
         """
-        queries = check_queries(queries, k, self.dim)
+        queries, k = check_queries(queries, k, self.dim), int(k)
         mask = check_allowed(allowed, self.n_items)
         n_matching = self.n_items if mask is None else int(np.count_nonzero(mask))
         depth = min(k, n_matching)

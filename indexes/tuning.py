@@ -11,7 +11,7 @@ from pathlib import Path
 import faiss
 import numpy as np
 
-from indexes.hits import Hits, Param, finish, merge, recalls
+from indexes.hits import Hits, Param, check_allowed, check_queries, empty_hits, finish, merge, recalls
 from indexes.hnsw import SCAN_BELOW, HnswIndex
 from indexes.ivf import IvfIndex
 from indexes.vectors import blocks, sample_rows
@@ -92,7 +92,9 @@ def expected_recall(
 
 
 def exact_hits(vectors: np.ndarray, queries: np.ndarray, k: int, *, allowed: np.ndarray | None = None) -> Hits:
-    """Search exactly, block by block, so that no second copy of the vectors is made."""
+    """Search exactly, block by block, so that no second copy of the vectors is made; see `Index.search`."""
+    queries, k = check_queries(queries, k, vectors.shape[1]), int(k)
+    allowed = check_allowed(allowed, len(vectors))
     parts: list[Hits] = []
     start = 0
     for block in blocks(vectors):
@@ -100,12 +102,18 @@ def exact_hits(vectors: np.ndarray, queries: np.ndarray, k: int, *, allowed: np.
         start += len(block)
         if allowed is not None:
             rows, block = rows[allowed[rows]], block[allowed[rows]]
-        if rows.size == 0:
+        if rows.size == 0 or len(queries) == 0:
             continue
         scores, local = faiss.knn(queries, block, min(k, rows.size), metric=faiss.METRIC_INNER_PRODUCT)
         found = finish(scores, rows[local], k)
         parts = [merge([*parts, found], k)]
-    return parts[0]
+    return parts[0] if parts else empty_hits(len(queries), k)
+
+
+def check_asked(queries: np.ndarray | None, dim: int) -> np.ndarray | None:
+    """Return the queries to tune on as `check_queries` does; None where there are none."""
+    checked = None if queries is None else check_queries(queries, 1, dim)
+    return None if checked is None or len(checked) == 0 else checked
 
 
 def tune(
@@ -120,8 +128,9 @@ def tune(
 
     Args:
         vectors: what the index was built from.
-        queries: float32 (n, dim), real ones (users); None takes a sample of the vectors.
+        queries: float32 (n, dim), real ones (users); None or no rows takes a sample of the vectors.
     """
+    queries = check_asked(queries, index.dim)
     sample = sample_rows(vectors if queries is None else queries, TUNING_QUERIES, seed=seed)
     depth = min(TUNING_DEPTH, index.n_items)
     truth = exact_hits(vectors, sample, depth)

@@ -77,6 +77,9 @@ class IndexContract:
             assert [len(set(rows.tolist())) for rows in hits.rows] == [10, 10]
             np.testing.assert_allclose(hits.scores, 0, atol=0.02)
 
+    def test_a_number_of_hits_may_be_an_integer_of_any_type(self, index: Index, queries: np.ndarray) -> None:
+        _assert_equal(index.search(queries[:3], np.uint8(255)), index.search(queries[:3], 255))  # type: ignore[arg-type]
+
     def test_no_queries_give_no_lines(self, index: Index) -> None:
         assert index.search(np.empty((0, self.dim), dtype=np.float32), 3).rows.shape == (0, 3)
 

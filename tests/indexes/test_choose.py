@@ -77,6 +77,15 @@ def test_a_lower_target_compares_fewer_rows() -> None:
     assert probes[0] < probes[1] < probes[2]
 
 
+def test_a_target_out_of_reach_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    vectors = make_vectors(500, 32)
+    build_index(vectors, family="ivf_sq8", recall_target=0.5)
+    assert caplog.messages == []
+    build_index(vectors, family="ivf_sq8", recall_target=1.0)
+    (message,) = caplog.messages
+    assert message.startswith("ivf_sq8 index: expected a recall of 1, the most thorough setting has 0.9")
+
+
 def test_a_target_out_of_reach_is_reported() -> None:
     _, report = build_with_report(make_vectors(3_000, 32), family="ivf_sq8", recall_target=1.0)
     assert not report.reached
@@ -108,6 +117,40 @@ def test_exact_hits_by_blocks_equal_exact_search(monkeypatch: pytest.MonkeyPatch
         found = exact_hits(vectors, queries, 20, allowed=mask)
         expected = index.search(queries, 20, allowed=mask)
         np.testing.assert_array_equal(found.rows, expected.rows)
+
+
+def test_exact_hits_among_no_rows_or_for_no_queries_are_none() -> None:
+    vectors = make_vectors(50, 8)
+    assert exact_hits(vectors, vectors[:3], 4, allowed=np.zeros(50, dtype=bool)).rows.tolist() == [[-1] * 4] * 3
+    assert exact_hits(vectors, vectors[:0], 4).rows.shape == (0, 4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("queries", "message"),
+    [
+        (np.zeros((3, 9), np.float32), r"queries: expected shape \(n_queries, 8\), got \(3, 9\)"),
+        (np.zeros(8, np.float32), r"queries: expected shape \(n_queries, 8\), got \(8,\)"),
+        (np.full((3, 8), np.nan, np.float32), "queries: expected finite numbers, got NaN or infinity in row 0"),
+    ],
+)
+def test_queries_that_nothing_can_be_tuned_on_are_refused(family: str, queries: np.ndarray, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build_index(make_vectors(100, 8), family=family, queries=queries)
+
+
+def test_without_a_query_the_vectors_are_tuned_on() -> None:
+    vectors = make_vectors(400, 8)
+    (_, expected), (_, found) = (
+        build_with_report(vectors, family="ivf", queries=queries) for queries in (None, vectors[:0])
+    )
+    assert found == expected
+    assert found.n_queries == 400
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_any_seed_will_do(family: str) -> None:
+    assert build_index(make_vectors(100, 8), family=family, seed=2**64).n_items == 100
 
 
 def test_the_expected_recall_is_the_mean_less_its_standard_error() -> None:
