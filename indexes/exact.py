@@ -13,6 +13,8 @@ from indexes.vectors import BLOCK_ROWS, Progress, blocks, check_shape
 BLAS_QUERIES = 20
 """From this many queries on FAISS multiplies matrices (its distance_compute_blas_threshold); copying the
 allowed rows into a matrix of their own then pays for itself."""
+TIE_CELLS = 1 << 20
+"""Scores looked at together where a tie does not end, queries times rows: some 20 MB."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,14 @@ class ExactIndex:
         depth = min(k, n_matching)
         if depth == 0 or len(queries) == 0:
             return empty_hits(len(queries), k)
-        found = with_ties(lambda some, reach: self._best(some, reach, rows), queries, depth, n_matching)
+        found = with_ties(
+            lambda some, reach: self._best(some, reach, rows),
+            self.reconstruct,
+            queries,
+            depth,
+            n_items=self.n_items,
+            rows=rows,
+        )
         return finish(found.scores, found.rows, k)
 
     def _best(self, queries: np.ndarray, depth: int, rows: np.ndarray | None) -> Hits:
@@ -54,28 +63,70 @@ class ExactIndex:
         return self.faiss_index.reconstruct_batch(np.asarray(rows, dtype=np.int64))
 
 
-def with_ties(best: Callable[[np.ndarray, int], Hits], queries: np.ndarray, depth: int, n_matching: int) -> Hits:
+def with_ties(
+    best: Callable[[np.ndarray, int], Hits],
+    reconstruct: Callable[[np.ndarray], np.ndarray],
+    queries: np.ndarray,
+    depth: int,
+    *,
+    n_items: int,
+    rows: np.ndarray | None,
+) -> Hits:
     """The `depth` best hits of an exact search that, of rows tied for its last place, keeps any.
 
     Args:
-        best: searches some queries to some depth, n_matching at most. A query whose last place is tied is searched
-            deeper until the tie ends, so that its lower rows are known.
+        best: searches some queries to some depth, no deeper than there are rows. A query whose last place is tied is
+            searched once more and deeper; where the tie does not end there, all its scores are looked at.
+        reconstruct: gives the vectors of some rows, float32 (n, dim).
+        rows: int64, rising, those that may be returned; None for all n_items.
     """
+    n_matching = n_items if rows is None else rows.size
     # One hit more than asked for shows whether the last place is tied.
     found = best(queries, min(depth + 1, n_matching))
     if found.rows.shape[1] <= depth:
         return found
-    scores, rows = found.scores[:, :depth].copy(), found.rows[:, :depth].copy()
+    scores, lines = found.scores[:, :depth].copy(), found.rows[:, :depth].copy()
     tied = np.flatnonzero(found.scores[:, depth - 1] == found.scores[:, depth])
-    reach = depth + 1
-    while tied.size:
-        reach = min(4 * reach, n_matching)
+    if tied.size:
+        reach = min(4 * (depth + 1), n_matching)
         deeper = best(queries[tied], reach)
-        scores[tied], rows[tied] = deeper.scores[:, :depth], deeper.rows[:, :depth]
-        if reach == n_matching:
-            break
+        scores[tied], lines[tied] = deeper.scores[:, :depth], deeper.rows[:, :depth]
         tied = tied[deeper.scores[:, depth - 1] == deeper.scores[:, -1]]
-    return Hits(scores=scores, rows=rows)
+        if tied.size and reach < n_matching:
+            every = np.arange(n_items, dtype=np.int64) if rows is None else rows
+            settled = _lowest_of_best(reconstruct, queries[tied], depth, every)
+            scores[tied], lines[tied] = settled.scores, settled.rows
+    return Hits(scores=scores, rows=lines)
+
+
+def _lowest_of_best(
+    reconstruct: Callable[[np.ndarray], np.ndarray], queries: np.ndarray, depth: int, rows: np.ndarray
+) -> Hits:
+    """The `depth` best of these rows, ties by lower row, however many tie; memory stays bounded."""
+    found = empty_hits(len(queries), depth)
+    for start in range(0, rows.size, BLOCK_ROWS):
+        some = rows[start : start + BLOCK_ROWS]
+        vectors = reconstruct(some)
+        width = max(1, TIE_CELLS // some.size)
+        for first in range(0, len(queries), width):
+            block = slice(first, first + width)
+            # A query alone would go another way through BLAS, where equal vectors may get unequal scores.
+            asked = queries[block] if len(queries[block]) > 1 else np.repeat(queries[block], 2, axis=0)
+            scores = (asked @ vectors.T)[: len(queries[block])]
+            places = _best_places(scores, min(depth, some.size))
+            piece = Hits(scores=np.take_along_axis(scores, places, axis=1), rows=some[places])
+            merged = merge([Hits(scores=found.scores[block], rows=found.rows[block]), piece], depth)
+            found.scores[block], found.rows[block] = merged.scores, merged.rows
+    return found
+
+
+def _best_places(scores: np.ndarray, depth: int) -> np.ndarray:
+    """Return int64 (q, depth), rising: where the best of (q, n) scores stand, the first of those that tie for last."""
+    last = np.partition(scores, -depth, axis=1)[:, -depth, None]
+    above, equal = scores > last, scores == last
+    wanted = depth - above.sum(axis=1, keepdims=True)
+    kept = above | (equal & (np.cumsum(equal, axis=1, dtype=np.int32) <= wanted))
+    return np.nonzero(kept)[1].reshape(len(scores), depth)
 
 
 def scan_rows(storage: faiss.Index, queries: np.ndarray, depth: int, rows: np.ndarray) -> Hits:

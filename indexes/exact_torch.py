@@ -23,6 +23,7 @@ MAX_ROWS = 1 << 18
 class TorchExactIndex(DeviceIndex):
     """All vectors as they are, float32 (n_items, dim), on a device of torch."""
 
+    cpu: ExactIndex
     vectors: torch.Tensor
 
     @classmethod
@@ -35,12 +36,20 @@ class TorchExactIndex(DeviceIndex):
         """See `Index.search`. Rows that tie for the last place are kept by lower row as well."""
         queries, k = check_queries(queries, k, self.dim), int(k)
         mask = check_allowed(allowed, self.n_items)
-        rows = None if mask is None else torch.from_numpy(np.flatnonzero(mask)).to(self.vectors.device)
-        n_matching = self.n_items if rows is None else len(rows)
+        matching = None if mask is None else np.flatnonzero(mask)
+        n_matching = self.n_items if matching is None else matching.size
         depth = min(k, n_matching)
         if depth == 0 or len(queries) == 0:
             return empty_hits(len(queries), k)
-        found = with_ties(lambda some, reach: self._best(some, reach, rows), queries, depth, n_matching)
+        rows = None if matching is None else torch.from_numpy(matching).to(self.vectors.device)
+        found = with_ties(
+            lambda some, reach: self._best(some, reach, rows),
+            self.cpu.reconstruct,
+            queries,
+            depth,
+            n_items=self.n_items,
+            rows=matching,
+        )
         return finish(found.scores, found.rows, k)
 
     @torch.inference_mode()

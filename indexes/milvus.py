@@ -75,7 +75,14 @@ class MilvusIndex:
         if depth == 0 or len(queries) == 0:
             return empty_hits(len(queries), k)
         if self.params["kind"] == "flat":
-            found = with_ties(lambda some, reach: self._best(some, reach, mask), queries, depth, n_matching)
+            found = with_ties(
+                lambda some, reach: self._best(some, reach, mask),
+                self.reconstruct,
+                queries,
+                depth,
+                n_items=self.n_items,
+                rows=None if mask is None else np.flatnonzero(mask),
+            )
         else:
             found = self._fill_up(self._best(queries, depth, mask), queries, mask)
         return finish(found.scores, found.rows, k)
