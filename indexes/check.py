@@ -1,8 +1,10 @@
 """Loads an index in a process of its own first, so that a hostile file can harm nothing but that process.
 
-python -m indexes.check DIRECTORY      exit 0: intact; 2: no index there; 3: damaged; 4: it took too much
+python -m indexes.check DIRECTORY      exit 0: intact; 2: no index there; 3: damaged; 4: it took too much,
+                                       or what it is about cannot be had now (a database that another process has open)
 """
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +15,8 @@ from indexes.storage import load_index
 
 BASE_BYTES = 3 << 30
 """Address space of Python with FAISS and its threads, most of it never touched."""
-OK, NO_INDEX, DAMAGED, TOO_MUCH = 0, 2, 3, 4
+OK, NO_INDEX, DAMAGED, NOT_NOW = 0, 2, 3, 4
+NO_MEMORY = "error: out of memory"
 
 
 def check_apart(directory: Path | str, *, memory_bytes: int | None = None, timeout_s: float = 60.0) -> None:
@@ -25,6 +28,7 @@ def check_apart(directory: Path | str, *, memory_bytes: int | None = None, timeo
     Raises:
         DamagedArtefact: it is not as it was written, the child died, or it took more memory or time than allowed.
         FileNotFoundError: there is no index.
+        OSError: it cannot be had now, as where another process (this one too) has its database open.
     """
     directory = Path(directory)
     if memory_bytes is None:
@@ -36,8 +40,10 @@ def check_apart(directory: Path | str, *, memory_bytes: int | None = None, timeo
         raise DamagedArtefact(directory, f"expected it to load within {timeout_s} s") from error
     if result.returncode == NO_INDEX:
         raise FileNotFoundError(result.stderr.strip())
+    lines = result.stderr.strip().splitlines() or [f"exit status {result.returncode}"]
+    if result.returncode == NOT_NOW and lines[-1] != NO_MEMORY:
+        raise OSError(lines[-1].removeprefix("error: "))
     if result.returncode != OK:
-        lines = result.stderr.strip().splitlines() or [f"exit status {result.returncode}"]
         raise DamagedArtefact(directory, f"a process of its own could not load it ({lines[-1]})")
 
 
@@ -57,8 +63,9 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return DAMAGED
     except (MemoryError, OSError) as error:
-        print(f"error: {error or 'out of memory'}", file=sys.stderr)
-        return NO_INDEX if isinstance(error, FileNotFoundError) else TOO_MUCH
+        no_memory = isinstance(error, MemoryError) or error.errno == errno.ENOMEM
+        print(NO_MEMORY if no_memory else f"error: {error}", file=sys.stderr)
+        return NO_INDEX if isinstance(error, FileNotFoundError) else NOT_NOW
     print(f"{arguments[0]}: intact, {index.family}, {index.n_items} items of {index.dim} dimensions")
     return OK
 

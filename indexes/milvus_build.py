@@ -1,7 +1,6 @@
 """Fills a Milvus collection with vectors, and finds a full one again."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -57,7 +56,7 @@ def build_milvus(
         kind = "flat" if n_items <= FLAT_ITEMS or is_local(uri) else "hnsw"
     fingerprint = vectors_fingerprint(vectors)
     collection = check_name(f"{name}_{kind}_{fingerprint[:_NAME_DIGITS]}")
-    client = connect(uri)
+    client = connect(uri, make=True)
     with talking_to(uri):
         _fill(client, collection, vectors, kind, progress)
     params: dict[str, Param] = {"uri": uri, "collection": collection, "kind": kind, "fingerprint": fingerprint}
@@ -73,21 +72,19 @@ def attach_milvus(params: Mapping[str, Param], *, n_items: int, dim: int) -> Mil
         params: those of the index that was built.
 
     Raises:
-        ValueError: it is not there, or not of these vectors. FileNotFoundError: the .db file is not there.
-        ImportError, ConnectionError, indexes.Locked: see `indexes.milvus_client.connect`.
+        ValueError: it is not there, or not of these vectors.
+        FileNotFoundError, ImportError, ConnectionError, indexes.Locked: see `indexes.milvus_client.connect`.
     """
     missing = {"uri", "collection", "kind", "fingerprint"} - params.keys()
     if missing or params["kind"] not in KINDS or (params["kind"] == "hnsw" and "ef_search" not in params):
         expected = "uri, collection, kind and fingerprint of a collection, and ef_search of a graph"
         raise ValueError(f"params: expected {expected}, got {dict(params)}")
     uri = check_uri(str(params["uri"]))
-    if is_local(uri) and not Path(uri).is_dir():
-        raise FileNotFoundError(f"{uri}: expected a milvus-lite database there; was it moved or deleted?")
     return _attach(connect(uri), params, n_items=n_items, dim=dim)
 
 
 def drop_collection(uri: str, collection: str) -> None:
-    """Delete a collection with all its vectors; one that is not there is fine."""
+    """Delete a collection with all its vectors; one that is not there is fine. FileNotFoundError: no .db file there."""
     uri = check_uri(uri)
     client = connect(uri)
     with talking_to(uri):
@@ -95,7 +92,7 @@ def drop_collection(uri: str, collection: str) -> None:
 
 
 def list_collections(uri: str) -> list[str]:
-    """Return the names of all collections there, ours and others', sorted."""
+    """Return the names of all collections there, ours and others', sorted. FileNotFoundError: no .db file there."""
     uri = check_uri(uri)
     client = connect(uri)
     with talking_to(uri):

@@ -27,22 +27,29 @@ def check_uri(uri: str) -> str:
     """Return the address as it may be stored: a server's as it is, a file's in full.
 
     Raises:
-        ValueError: neither an address nor a file ending in .db, or an address with a password in it.
+        ValueError: neither a file ending in .db nor scheme, host and port of a server alone; what follows those or
+            stands before them may be a secret, and is not repeated.
     """
     text = str(uri)
     if text.endswith(".db") and "://" not in text:
         return str(Path(text).expanduser().absolute())
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https", "tcp") or not parts.hostname:
+    if not _is_server(text):
         raise ValueError(
-            f"uri: expected http://HOST:PORT, https://HOST:PORT or a file ending in .db, got {_safe(text)!r}"
-        )
-    if parts.username or parts.password:
-        raise ValueError(
-            f"uri: expected an address without user and password, got {_safe(text)!r}; put USER:PASSWORD or the API "
-            f"key into the environment variable {TOKEN_VARIABLE}"
+            f"uri: expected http://HOST:PORT, https://HOST:PORT or a file ending in .db, got {_safe(text)!r}; "
+            f"USER:PASSWORD or an API key goes into the environment variable {TOKEN_VARIABLE}"
         )
     return text
+
+
+def _is_server(uri: str) -> bool:
+    try:
+        parts = urlsplit(uri)
+        host, _ = parts.hostname, parts.port  # each ValueError where it is none
+    except ValueError:
+        return False
+    # Compared with all of the text: urlsplit takes a path, a query or a fragment for one, empty ones too.
+    plain = re.fullmatch(r"\w+://[^\s@/?#\\]+/?", uri)
+    return parts.scheme in ("http", "https", "tcp") and bool(host) and plain is not None
 
 
 def check_name(name: str) -> str:
@@ -70,17 +77,28 @@ def import_pymilvus() -> Any:
     return pymilvus
 
 
-def connect(uri: str) -> Any:
+def connect(uri: str, *, make: bool = False) -> Any:
     """Return a client of the server at a checked address; threads may share it.
 
+    Args:
+        make: make a .db file that is not there, and the directories above it.
+
     Raises:
+        FileNotFoundError: the .db file is not there. ValueError: it is to be made where another file is.
         ImportError: pymilvus is missing. ConnectionError: nobody answers, or the token is refused.
         indexes.Locked: another process has the file open.
     """
     client = import_pymilvus().MilvusClient
     if is_local(uri):
         import_lite()
-        Path(uri).parent.mkdir(parents=True, exist_ok=True)
+        place = Path(uri)
+        if not make and not place.is_dir():
+            raise FileNotFoundError(f"{uri}: expected a milvus-lite database there; was it moved or deleted?")
+        if place.exists() and not place.is_dir():
+            raise ValueError(
+                f"{uri}: expected a milvus-lite database (a directory) or nothing, got a file; name another"
+            )
+        place.parent.mkdir(parents=True, exist_ok=True)
     with talking_to(uri):
         return client(uri=uri, token=os.environ.get(TOKEN_VARIABLE, ""), timeout=CONNECT_TIMEOUT_S)
 
@@ -114,5 +132,9 @@ def talking_to(uri: str) -> Iterator[None]:
 
 
 def _safe(uri: str) -> str:
-    """An address as it may be shown: without user and password."""
-    return re.sub(r"//[^/@]*@", "//***@", uri)
+    """An address as it may be shown: its scheme, and its host and port where it is sure which they are."""
+    scheme, rest = re.fullmatch(r"(\w*://)?(.*)", uri, re.DOTALL).groups(default="")  # type: ignore[union-attr]
+    user, at, place = rest.rpartition("@")
+    if re.search(r"[/?#]", user):
+        return f"{scheme}***"
+    return scheme + ("***@" if at else "") + re.sub(r"[/?#].+", "/***", place, flags=re.DOTALL)

@@ -167,12 +167,14 @@ def leftover_collections(
     names = {(place, named[1]) for place, found in used if (named := _COLLECTION.fullmatch(found))}
     if uri is not None:
         uri = check_uri(uri)
-        if is_local(uri) and not Path(uri).is_dir():  # connecting would make it
+        if is_local(uri) and not Path(uri).is_dir():
             raise FileNotFoundError(f"--uri: expected a milvus-lite database, found nothing at {uri}; was it deleted?")
         prefixes = {f"{collection or _own_name(bundle)}_{part}" for part in PARTS}
         names = {(uri, name) for name in prefixes | ({name for _, name in names} if collection is None else set())}
     found = []
     for place in sorted({place for place, _ in names}):
+        if is_local(place) and not Path(place).is_dir():
+            continue  # a kept version names it still, and nothing is left where nothing is
         for candidate in list_collections(place):
             named = _COLLECTION.fullmatch(candidate)
             if named and (place, named[1]) in names and (place, candidate) not in used:

@@ -21,9 +21,10 @@ from indexes import (
     recall,
     save_index,
 )
+from indexes.check import check_apart
 from indexes.milvus import MilvusIndex, filter_parts
-from indexes.milvus_build import drop_collection
-from indexes.milvus_client import TOKEN_VARIABLE, check_name, check_uri, connect
+from indexes.milvus_build import drop_collection, list_collections
+from indexes.milvus_client import TOKEN_VARIABLE, connect
 from indexes.vectors import vectors_fingerprint
 from tests.indexes.contract import DIM, N_ITEMS, IndexContract, make_vectors
 
@@ -231,6 +232,25 @@ def test_a_database_that_was_moved_is_named(tmp_path: Path) -> None:
         milvus_build.attach_milvus(params, n_items=3, dim=2)
 
 
+@pytest.mark.parametrize("ask", [list_collections, lambda uri: drop_collection(uri, "x")])
+def test_asking_for_a_database_that_is_not_there_makes_none(ask: Callable[[str], object], tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"typo.db: expected a milvus-lite database there"):
+        ask(str(tmp_path / "sub" / "typo.db"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_plain_file_is_not_taken_for_a_locked_database(tmp_path: Path) -> None:
+    (tmp_path / "plain.db").write_text("hello")
+    with pytest.raises(ValueError, match=r"plain.db: expected a milvus-lite database .* got a file; name another"):
+        build_milvus(make_vectors(5, 4), uri=str(tmp_path / "plain.db"))
+
+
+def test_a_healthy_index_that_is_open_here_is_not_called_damaged(flat: MilvusIndex, tmp_path: Path) -> None:
+    save_index(flat, tmp_path / "saved")
+    with pytest.raises(OSError, match="milvus-lite cannot open it; does another process have it open"):
+        check_apart(tmp_path / "saved")
+
+
 def test_a_server_that_does_not_answer_is_named() -> None:
     with pytest.raises(ConnectionError, match=rf"Milvus at http://127.0.0.1:9: expected an answer.*{TOKEN_VARIABLE}"):
         build_milvus(make_vectors(5, 4), uri="http://127.0.0.1:9")
@@ -258,27 +278,3 @@ def test_the_token_stays_in_the_environment(flat: MilvusIndex, tmp_path: Path, m
     save_index(flat, tmp_path / "saved")
     load_index(tmp_path / "saved")
     assert "s3cret" not in json.dumps(dict(flat.params)) + (tmp_path / "saved" / "manifest.json").read_text()
-
-
-@pytest.mark.parametrize("uri", ["http://me:s3cret@host:19530", "https://s3cret@host"])
-def test_an_address_with_a_password_is_refused_without_repeating_it(uri: str) -> None:
-    with pytest.raises(ValueError, match=r"got 'https?://\*\*\*@host.*TANDEM_MILVUS_TOKEN") as refused:
-        check_uri(uri)
-    assert "s3cret" not in str(refused.value)
-
-
-@pytest.mark.parametrize("uri", ["host:19530", "items", "ftp://host", "", "http://"])
-def test_what_is_no_address_is_refused(uri: str) -> None:
-    with pytest.raises(ValueError, match=r"uri: expected http://HOST:PORT"):
-        check_uri(uri)
-
-
-def test_a_file_is_named_in_full_and_a_server_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert check_uri("items.db") == str(tmp_path / "items.db")
-    assert check_uri("http://milvus:19530") == "http://milvus:19530"
-
-
-def test_names_that_milvus_refuses_are_refused_before() -> None:
-    with pytest.raises(ValueError, match="collection: expected letters, digits and _"):
-        check_name("my-items")

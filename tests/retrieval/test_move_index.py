@@ -177,6 +177,18 @@ def test_a_collection_that_a_kept_version_names_is_not_cleaned_away(run, root, u
     check_bundle(root)
 
 
+def test_a_database_that_is_gone_has_nothing_to_clean(run, root, tmp_path):
+    from milvus_lite.server_manager import server_manager_instance
+
+    place = tmp_path / "gone.db"
+    move_index(root, to="milvus", uri=str(place))
+    move_index(root, to="exact")
+    server_manager_instance.release_server(str(place))
+    shutil.rmtree(place)
+    assert run("index", "clean", root) == (0, "", "")
+    assert not place.exists()
+
+
 def test_a_place_to_clean_must_be_there_and_named(run, root, tmp_path):
     code, _, err = run("index", "clean", root, "--uri", tmp_path / "nothing.db")
     assert (code, err.count("\n")) == (2, 1)
