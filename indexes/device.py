@@ -25,18 +25,22 @@ class DeviceIndex:
 
     @property
     def family(self) -> str:
+        """That of the CPU's index."""
         return self.cpu.family
 
     @property
     def n_items(self) -> int:
+        """How many vectors it holds; its rows are 0 to n_items - 1."""
         return self.cpu.n_items
 
     @property
     def dim(self) -> int:
+        """How many dimensions a query must have."""
         return self.cpu.dim
 
     @property
     def params(self) -> Mapping[str, Param]:
+        """Those of the CPU's index."""
         return self.cpu.params
 
     def search(self, queries: np.ndarray, k: int, *, allowed: np.ndarray | None = None) -> Hits:

@@ -27,10 +27,12 @@ class ExactIndex:
 
     @property
     def n_items(self) -> int:
+        """How many vectors it holds; its rows are 0 to n_items - 1."""
         return self.faiss_index.ntotal
 
     @property
     def dim(self) -> int:
+        """How many dimensions a query must have."""
         return self.faiss_index.d
 
     def search(self, queries: np.ndarray, k: int, *, allowed: np.ndarray | None = None) -> Hits:

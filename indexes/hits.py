@@ -43,10 +43,14 @@ class Index(Protocol):
         ...
 
     @property
-    def n_items(self) -> int: ...
+    def n_items(self) -> int:
+        """How many vectors it holds; its rows are 0 to n_items - 1."""
+        ...
 
     @property
-    def dim(self) -> int: ...
+    def dim(self) -> int:
+        """How many dimensions a query must have."""
+        ...
 
     @property
     def params(self) -> Mapping[str, Param]:

@@ -62,22 +62,27 @@ class IvfIndex:
 
     @property
     def n_items(self) -> int:
+        """How many vectors it holds; its rows are 0 to n_items - 1."""
         return self.faiss_index.ntotal
 
     @property
     def dim(self) -> int:
+        """How many dimensions a query must have. With a projection the lists have fewer."""
         return self.faiss_index.d
 
     @property
     def n_lists(self) -> int:
+        """How many lists there are, empty ones too."""
         return self.lists.nlist
 
     @property
     def n_probe(self) -> int:
+        """How many lists a search without a filter reads, n_lists at most."""
         return min(int(self.params["n_probe"]), self.n_lists)
 
     @property
     def refine(self) -> float:
+        """How many rows longer codes order again, as a multiple of k; 1 where there are no longer codes."""
         return float(self.params.get("refine", 1))
 
     @property

@@ -47,10 +47,12 @@ class MilvusIndex:
 
     @property
     def uri(self) -> str:
+        """Where the collection is; see `indexes.milvus_client`."""
         return str(self.params["uri"])
 
     @property
     def collection(self) -> str:
+        """Its name there."""
         return str(self.params["collection"])
 
     @property

@@ -4,9 +4,10 @@ The choice follows counts of compared rows, never clocks, so that the same seed 
 """
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import faiss
 import numpy as np
@@ -132,23 +133,29 @@ def tune(
     """
     queries = check_asked(queries, index.dim)
     sample = sample_rows(vectors if queries is None else queries, TUNING_QUERIES, seed=seed)
-    depth = min(TUNING_DEPTH, index.n_items)
-    truth = exact_hits(vectors, sample, depth)
+    truth = exact_hits(vectors, sample, min(TUNING_DEPTH, index.n_items))
     search = _Search(vectors, sample, truth, recall_target, [])
-    chosen, found, reached = search.cheapest(index)
-    trials = search.trials
-    chosen = _widen(chosen, vectors, sample[:FILTER_QUERIES], recall_target, seed, trials)
+    found = search.cheapest(index)
+    chosen = _widen(found.index, vectors, sample[:FILTER_QUERIES], recall_target, seed, search.trials)
     report = TuningReport(
         family=index.family,
         recall_target=recall_target,
-        depth=depth,
+        depth=search.depth,
         n_queries=len(sample),
         chosen=dict(chosen.params),
-        recall=found,
-        reached=reached,
-        trials=tuple(trials),
+        recall=found.recall,
+        reached=found.reached,
+        trials=tuple(search.trials),
     )
     return chosen, report
+
+
+class _Found(NamedTuple):
+    """A setting, its recall, and whether that is the target or just the most there is."""
+
+    index: IvfIndex | HnswIndex
+    recall: float
+    reached: bool
 
 
 @dataclass(frozen=True)
@@ -165,8 +172,8 @@ class _Search:
     def depth(self) -> int:
         return self.truth.rows.shape[1]
 
-    def cheapest(self, index: IvfIndex | HnswIndex) -> tuple[IvfIndex | HnswIndex, float, bool]:
-        """Return the index so set, its recall, and whether that is the target or just the most it can.
+    def cheapest(self, index: IvfIndex | HnswIndex) -> _Found:
+        """Return the cheapest setting that reaches the target, else the most thorough one.
 
         Of two numbers of rows ordered again the better one needs one trial to be known: at the number of lists where
         both cost the same.
@@ -174,53 +181,49 @@ class _Search:
         if index.family != "ivf_pq":
             return self.smallest(index)
         start = REFINE_FACTORS.index(START_FACTOR)
-        tuned, found, reached = self.smallest(index.with_params(refine=START_FACTOR))
-        for factors in (REFINE_FACTORS[:start][::-1], REFINE_FACTORS[start + 1 :]):
-            improved = False
-            for factor in factors:
-                other = index.with_params(refine=factor)
-                first, last = _range(other, self.depth)
-                if reached:
-                    last = min(last, _value_at(other, _cost(tuned, self.depth), self.depth))
-                if last < first or (not reached and factor < START_FACTOR):
-                    break
-                better = self.smallest(other, guess=last, last=last)
-                if reached and not better[2]:
-                    break
-                tuned, found, reached = better
-                improved = True
-            if improved and reached:
-                break
-        return tuned, found, reached
+        fewer, more = REFINE_FACTORS[:start][::-1], REFINE_FACTORS[start + 1 :]
+        found = self.smallest(index.with_params(refine=START_FACTOR))
+        cheaper = self._improve(found, fewer) if found.reached else found
+        return self._improve(found, more) if cheaper is found else cheaper
 
-    def smallest(
-        self, index: IvfIndex | HnswIndex, *, guess: int | None = None, last: int | None = None
-    ) -> tuple[IvfIndex | HnswIndex, float, bool]:
-        """Return the index at the smallest n_probe or ef_search up to `last` that reaches the target, or at `last`."""
+    def _improve(self, best: _Found, factors: Sequence[float]) -> _Found:
+        """Order other numbers of rows again, one after the other, as long as each is better than the one before."""
+        for factor in factors:
+            other = best.index.with_params(refine=factor)
+            first, last = _range(other, self.depth)
+            if best.reached:
+                last = min(last, _value_at(other, _cost(best.index, self.depth), self.depth))
+            if last < first:
+                return best
+            found = self.smallest(other, last=last)
+            if best.reached and not found.reached:
+                return best
+            best = found
+        return best
+
+    def smallest(self, index: IvfIndex | HnswIndex, *, last: int | None = None) -> _Found:
+        """Return the smallest n_probe or ef_search that reaches the target; none over `last`, tried first if given."""
         first, end = _range(index, self.depth)
+        guess = first if isinstance(index, HnswIndex) else round(START_SHARE * index.n_lists)
+        low, value = first - 1, min(max(guess, first), end) if last is None else last
         last = end if last is None else last
-        if guess is None:
-            guess = first if isinstance(index, HnswIndex) else round(START_SHARE * index.n_lists)
         seen: dict[int, float] = {}
 
         def good(value: int) -> bool:
-            seen[value] = self.try_out(_at(index, value))
+            if value not in seen:
+                seen[value] = self.try_out(_at(index, value))
             return seen[value] >= self.target
 
-        low, value = first - 1, min(max(guess, first), last)
-        if good(value):
-            while value > first and good(max(first, value // 2)):
-                value = max(first, value // 2)
-            low = max(first, value // 2) if value > first else low
-        else:
-            while value < last:
-                low, value = value, min(2 * value, last)
-                if good(value):
-                    break
-        while seen[value] >= self.target and value - low > max(1, value // PRECISION):
+        # `value` reaches the target, or is `last`; `low` does not, or is below `first`.
+        while not good(value) and value < last:
+            low, value = value, min(2 * value, last)
+        while good(value) and low < first < value:
+            half = max(first, value // 2)
+            low, value = (low, half) if good(half) else (half, value)
+        while good(value) and value - low > max(1, value // PRECISION):
             middle = (low + value) // 2
             low, value = (low, middle) if good(middle) else (middle, value)
-        return _at(index, value), seen[value], seen[value] >= self.target
+        return _Found(_at(index, value), seen[value], good(value))
 
     def try_out(self, index: IvfIndex | HnswIndex) -> float:
         """Note one setting, and return the recall it has."""
