@@ -2,18 +2,17 @@
 
 A source sums a whole history up before it looks at an item, and each sums up in one way. Whether a candidate goes with
 the last item, with the last few, with all of them or with a single one of them says more than one sum (as the local
-activations of Deep Interest Networks do, Zhou et al. 2018). Only what stage one passes on is looked at so closely.
+activations of Deep Interest Networks do, Zhou et al. 2018).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import scipy.sparse as sp
 
-from retrieval.candidates import Candidates, z_scores
 from retrieval.catalogue import Catalogue
 from retrieval.sources import DenseSource, ItemItemSource, Source
 
@@ -36,16 +35,11 @@ class Details:
 
     @property
     def names(self) -> list[str]:
-        """The columns of `features`."""
+        """The columns of `raw`."""
         return [f"{name}_{kind}" for name, _ in self.kinds for kind in SUMS]
 
-    def add(self, candidates: Candidates, histories: Sequence[np.ndarray]) -> Candidates:
-        """The same candidates with further features: how far each detail lies above the user's average candidate."""
-        features = z_scores(self.raw(candidates.rows, histories), candidates.rows)
-        return replace(candidates, features=np.concatenate([candidates.features, features], axis=2))
-
     def raw(self, rows: np.ndarray, histories: Sequence[np.ndarray]) -> np.ndarray:
-        """The details themselves: int64 (n_users, depth), -1 at padding -> float32 (n_users, depth, n), 0 there.
+        """What is told of candidates: int64 (n_users, depth), -1 at padding -> float32 (n_users, depth, n), 0 there.
 
         Args:
             histories: item rows, oldest first; the newest HISTORY_ITEMS are looked at. An empty one gives 0.

@@ -10,6 +10,7 @@ import numpy as np
 from retrieval.candidates import Candidates, feature_names, gather_candidates
 from retrieval.catalogue import Catalogue
 from retrieval.config import Config
+from retrieval.details import details_of
 from retrieval.fusion import CrossFitted, Fusion, FusionLists, cross_fit
 from retrieval.head_start import give_head_start
 from retrieval.new_items import World
@@ -25,18 +26,24 @@ def validation_queries(catalogue: Catalogue, validation: Validation) -> Queries:
 
 def fit_recall_fusion(catalogue: Catalogue, worlds: Sequence[World], config: Config) -> Fusion:
     """The fusion that orders the union of the sources, fitted on the validation users' unions."""
-    parts = []
+    parts, names = [], list[str]()
     for world in worlds:
         queries = validation_queries(catalogue, world.validation)
+        details = details_of(catalogue, world.sources)
+        names = feature_names(world.sources, details)  # the same in every world
         for part in in_batches(len(queries), batch_size(catalogue.n_items)):
             pool = gather_candidates(
-                world.sources, sub_queries(queries, part), per_source=config.depths.per_source, allowed=world.allowed
+                world.sources,
+                sub_queries(queries, part),
+                per_source=config.depths.per_source,
+                details=details,
+                allowed=world.allowed,
             )
             # Only the union's plausible part is learned from: what no source ranks high decides nothing at the top.
             ranks = pool.features[:, :, len(world.sources) : 2 * len(world.sources)]
             pool = pool.ordered(ranks.max(axis=2), depth=2 * config.depths.rerank)
             parts.append((pool.features, pool.rows))
-    return _fitted(parts, worlds, feature_names(worlds[0].sources), config).fusion
+    return _fitted(parts, worlds, names, config).fusion
 
 
 @dataclass(frozen=True)
@@ -61,7 +68,7 @@ def recall_worlds(model: TwoStage, worlds: Sequence[World]) -> list[Recalled]:
 
 
 def fit_plain_fusion(model: TwoStage, found: list[Recalled], worlds: Sequence[World], config: Config) -> CrossFitted:
-    """The fusion of recall features and details: the best order without GPT-2."""
+    """The best order of the candidates without GPT-2."""
     parts = [(one.candidates.features, one.candidates.rows) for one in found]
     return _fitted(parts, worlds, final_feature_names(model, reranked=False), config)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,6 @@ import pandas as pd
 
 from indexes import Hits
 from indexes.filters import filter_mask
-from retrieval.candidates import gather_candidates
 from retrieval.config import Config
 from retrieval.data import IdMap, Interactions, canonical_id
 from retrieval.explain import explain_item, found_by
@@ -20,7 +19,7 @@ from retrieval.results import Recommendation, RecommendationList
 from retrieval.sources import DenseSource, Queries
 from retrieval.stage_one import SourceSettings
 from retrieval.text import clean_text
-from retrieval.two_stage import Ranked, TwoStage, context_of
+from retrieval.two_stage import Ranked, TwoStage
 
 MAX_K = 1_000
 Filters = str | Mapping[str, object] | None
@@ -99,8 +98,9 @@ class Recommender:
         """The k best items for a known user, or for a history of item ids, oldest first.
 
         An unknown user without a history gets the popular list, and the note says so. Items of the history that the
-        catalogue does not know are left out and counted. A k above the rerank depth widens both stages, so that its
-        first places may differ from a shorter list's.
+        catalogue does not know are left out and counted. What is thought of an item depends neither on the filter nor
+        on k: a filtered list is the same list without the others, and with what then has its turn. (A k above the
+        rerank depth lets more candidates in, so that one of them may stand among the first.)
 
         Args:
             filters: an attribute filter, as text or as a structure (see `indexes.filters`).
@@ -188,18 +188,10 @@ class Recommender:
             raise ValueError(f"rerank: expected distinct candidates, at least one, got {list(item_ids)!r}")
         asked = self._asked(None, history)
         queries, rows = self._queries([asked]), asked.rows
-        model = self.model
-        pool = gather_candidates(model.sources, queries, per_source=model.depths.per_source, extra=[wanted])
-        pool = pool.ordered(model.recall_fusion.score(pool.features, context_of(queries)))
-        places = np.flatnonzero(np.isin(pool.rows[0], wanted))
-        chosen = replace(
-            pool,
-            rows=pool.rows[:, places],
-            features=pool.features[:, places],
-            scores=pool.scores[:, places],
-            found_by=pool.found_by[:, places],
-        )
-        ranked = model.finish(queries, model.details.add(chosen, [rows]))
+        only = np.zeros(len(self.item_ids), dtype=bool)
+        only[wanted] = True
+        found = self.model.recall(queries, only=only, depth=len(wanted), extra=[wanted])
+        ranked = self.model.finish(queries, found)
         return RecommendationList(
             self._items(ranked, 0, rows, len(wanted), False),
             None,
@@ -232,12 +224,9 @@ class Recommender:
         return self.model.catalogue.queries(histories, keep_seen=self.config.keep_seen, away=away)
 
     def _rank(self, asked: Sequence[_Asked], *, k: int, filters: Filters) -> Ranked:
-        depth = check_k(k)
-        model = self.model
-        if depth > model.depths.rerank:
-            wider = replace(model.depths, rerank=depth, per_source=max(depth, model.depths.per_source))
-            model = replace(model, depths=wider)
-        return model.rank(self._queries(asked), allowed=self._allowed(filters)).cut(depth)
+        wanted, model = check_k(k), self.model
+        depth = max(wanted, model.depths.rerank)
+        return model.rank(self._queries(asked), only=self._allowed(filters), depth=depth).cut(wanted)
 
     def _items(
         self, ranked: Ranked, user: int, history: np.ndarray, k: int, explain: bool

@@ -151,11 +151,10 @@ def make_lists(
         batch = _found(catalogue, sources, positions[start : start + size], per_source, keep_seen, allowed)
         if not batch:
             continue
-        histories = [position.history for position in batch]
         queries = _queries(catalogue, batch, keep_seen)
         context = context_of(queries)
         shown = [position.shown for position in batch]
-        pool = gather_candidates(sources, queries, per_source=per_source, allowed=allowed, extra=shown)
+        pool = gather_candidates(sources, queries, per_source=per_source, details=details, allowed=allowed, extra=shown)
         order = recall_fusion.score(pool.features, context)
         for user, position in enumerate(batch):
             # What was shown stays in the list however low stage one ranks it.
@@ -163,7 +162,6 @@ def make_lists(
             order[user, forced] += 1e6
         ranked = pool.ordered(order, depth=depth)
         ranked = replace(ranked, scores=recall_fusion.score(ranked.features, context))
-        ranked = details.add(ranked, histories)
         for user, position in enumerate(batch):
             if np.isin(position.targets, ranked.rows[user]).any():
                 lists.append(list_of(ranked, user, position.history, position.targets, trained_vectors))

@@ -63,7 +63,7 @@ from retrieval.sources import (
 from retrieval.stage_one import SourceSettings
 from retrieval.two_stage import TwoStage
 
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 _PARTS = ("items.parquet", "users.parquet", "vectors.safetensors", "head.safetensors", "sources.safetensors")
 _PARTS += ("config.json", "settings.json", "fusion.json", "sources.json")
 

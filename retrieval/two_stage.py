@@ -9,7 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from rerank import Reranker, RerankInput
-from retrieval.candidates import Candidates, feature_names, gather_candidates, standardise
+from retrieval.candidates import Candidates, feature_names, gather_candidates
 from retrieval.catalogue import Catalogue
 from retrieval.details import Details, details_of
 from retrieval.fusion import Fusion
@@ -97,19 +97,19 @@ class TwoStage:
 
     @cached_property
     def details(self) -> Details:
-        """What stage two is told of a candidate beside the sources' scores."""
+        """What the fusions and GPT-2 are told of a candidate beside the sources' scores."""
         return details_of(self.catalogue, self.sources)
 
-    def rank(self, queries: Queries, *, allowed: np.ndarray | None = None) -> Ranked:
-        """The final lists of these users; `allowed` (bool (n_items,)) keeps other items out from the start."""
-        parts = [
-            self._rank_batch(sub_queries(queries, part), allowed)
-            for part in in_batches(len(queries), batch_size(self.catalogue.n_items))
-        ]
-        return _stack(parts)
+    def rank(self, queries: Queries, *, only: np.ndarray | None = None, depth: int | None = None) -> Ranked:
+        """The final lists of these users: of so many candidates as `depth`, by default `depths.rerank`.
 
-    def _rank_batch(self, queries: Queries, allowed: np.ndarray | None) -> Ranked:
-        return self.finish(queries, self.recall(queries, allowed=allowed))
+        only: bool (n_items,), a filter. It changes which items are in a list, not what is thought of them.
+        """
+        parts = []
+        for part in in_batches(len(queries), batch_size(self.catalogue.n_items)):
+            batch = sub_queries(queries, part)
+            parts.append(self.finish(batch, self.recall(batch, only=only, depth=depth)))
+        return _stack(parts)
 
     def finish(self, queries: Queries, candidates: Candidates) -> Ranked:
         """Stage two and the one score: candidates in, final lists out."""
@@ -129,12 +129,32 @@ class TwoStage:
             cold=cold,
         )
 
-    def recall(self, queries: Queries, *, allowed: np.ndarray | None = None) -> Candidates:
-        """Stage one: at most `depths.rerank` candidates per user, best recall score first, with their details."""
-        pool = gather_candidates(self.sources, queries, per_source=self.depths.per_source, allowed=allowed)
+    def recall(
+        self,
+        queries: Queries,
+        *,
+        allowed: np.ndarray | None = None,
+        only: np.ndarray | None = None,
+        depth: int | None = None,
+        extra: Sequence[np.ndarray] | None = None,
+    ) -> Candidates:
+        """Stage one: the candidates with the best recall scores first, `depths.rerank` per user or so many as `depth`.
+
+        allowed, only, extra: see `gather_candidates`.
+        """
+        depth = depth or self.depths.rerank
+        pool = gather_candidates(
+            self.sources,
+            queries,
+            per_source=self.depths.per_source,
+            details=self.details,
+            allowed=allowed,
+            only=only,
+            n_best=max(depth, self.depths.per_source),
+            extra=extra,
+        )
         scores = self.recall_fusion.score(pool.features, context_of(queries))
-        found = pool.ordered(self._popular_for_cold(queries, pool, scores), depth=self.depths.rerank)
-        return self.details.add(found, queries.histories)
+        return pool.ordered(self._popular_for_cold(queries, pool, scores), depth=depth)
 
     def rerank(self, queries: Queries, candidates: Candidates) -> np.ndarray:
         """Stage two: GPT-2's logit per candidate, float32 (n_users, depth); nan at padding or without a reranker."""
@@ -196,17 +216,20 @@ def context_of(asked: Queries | Validation) -> np.ndarray:
 
 
 def final_features(candidates: Candidates, logits: np.ndarray | None) -> np.ndarray:
-    """Recall features, details, and the logit as `rerank_score` and `rerank_rank`: float32 (n_users, depth, n)."""
+    """The candidates' features, and the logit as `rerank_score`: float32 (n_users, depth, n).
+
+    The logit as it is: how far above the others of a list it lies would depend on which these are.
+    """
     if logits is None:
         return candidates.features
     known = np.where(np.isfinite(logits), logits, 0)[:, :, None]
-    return np.concatenate([candidates.features, standardise(known, candidates.rows)], axis=2)
+    return np.concatenate([candidates.features, known], axis=2)
 
 
 def final_feature_names(model: TwoStage, *, reranked: bool) -> list[str]:
     """The names of `final_features`' columns."""
-    names = [*feature_names(model.sources), *model.details.names]
-    return [*names, "rerank_score", "rerank_rank"] if reranked else names
+    names = feature_names(model.sources, model.details)
+    return [*names, "rerank_score"] if reranked else names
 
 
 def trained_vectors_of(sources: Sequence[Source]) -> np.ndarray:

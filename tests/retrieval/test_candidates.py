@@ -64,6 +64,41 @@ def test_further_items_are_scored_even_if_excluded_and_nobody_found_them():
     assert found.found_by.tolist() == [[1, 0, 2], [2, 0, 0]]
 
 
+def features_by_row(found: Candidates, user: int = 0) -> dict[int, list[float]]:
+    pairs = zip(found.rows[user].tolist(), found.features[user].tolist(), strict=True)
+    return {row: features for row, features in pairs if row >= 0}
+
+
+@pytest.mark.parametrize("options", [{"only": np.arange(6) % 2 == 0}, {"n_best": 1}, {"n_best": 6}])
+def test_what_is_left_out_or_comes_beside_it_changes_nothing_about_a_candidate(options):
+    whole = features_by_row(gather_candidates([FIRST, SECOND], queries(rows(), rows()), per_source=2))
+    assert set(whole) == {0, 1, 4, 5}
+    found = gather_candidates([FIRST, SECOND], queries(rows(), rows()), per_source=2, **options)
+    some = features_by_row(found)
+    assert (
+        set(some)
+        == {"only": {0, 2, 4}, "n_best": {1: {0, 5}, 6: {0, 1, 2, 4, 5}}.get(options.get("n_best"))}[
+            next(iter(options))
+        ]
+    )
+    assert all(some[row] == whole[row] for row in set(some) & set(whole))
+    assert not found.features[found.rows < 0].any()
+    assert not found.found_by[found.rows < 0].any()
+
+
+def test_further_items_are_measured_among_the_others_and_change_nothing_about_them():
+    whole = features_by_row(gather_candidates([FIRST, SECOND], queries(rows(), rows()), per_source=2))
+    more = features_by_row(
+        gather_candidates([FIRST, SECOND], queries(rows(), rows()), per_source=2, extra=[rows(2, 3), rows()])
+    )
+    assert set(more) == {*whole, 2, 3}
+    assert all(more[row] == whole[row] for row in whole)
+    # Of 6, 5, 0 and 0 the mean is 2.75; 4 is the third best beside them.
+    deviation = np.sqrt(((6 - 2.75) ** 2 + (5 - 2.75) ** 2 + 2 * 2.75**2) / 4)
+    np.testing.assert_allclose(more[2][0], (4 - 2.75) / deviation, rtol=1e-5)
+    np.testing.assert_allclose(more[2][2], 1 - np.log2(3) / np.log2(6), rtol=1e-5)
+
+
 def test_features_are_named_scores_then_ranks():
     assert feature_names([FIRST, SECOND]) == ["first_score", "second_score", "first_rank", "second_rank"]
 

@@ -6,10 +6,11 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from retrieval.candidates import Candidates
+from retrieval.candidates import feature_names, gather_candidates
 from retrieval.data import IdMap, Items
 from retrieval.details import HISTORY_ITEMS, SUMS, Details, details_of, of_features, of_matrix, of_vectors
 from retrieval.marks import marks_of, part_matrix, word_matrix
+from retrieval.sources import PopularSource, Queries
 
 
 def rows(*values: int) -> np.ndarray:
@@ -55,11 +56,15 @@ def test_a_users_details_do_not_depend_on_the_other_users():
 
 def test_details_stand_behind_the_features_as_deviations_from_the_users_average():
     details = Details((("some", of_matrix(sp.csr_matrix(ALIKE))),))
-    before = np.arange(4, dtype=np.float32).reshape(1, 2, 2)
-    candidates = Candidates(rows(3, 4)[None], before, np.zeros((1, 2), np.float32), np.zeros((1, 2), np.uint32))
-    after = details.add(candidates, [rows(0, 1, 2)]).features
-    np.testing.assert_array_equal(after[:, :, :2], before)
-    np.testing.assert_allclose(after[0, :, 2:], [[1, 1, 1, 1], [-1, -1, -1, -1]], atol=1e-6)
+    source = PopularSource(np.array([0, 0, 0, 2, 1]))
+    asked = Queries((rows(0, 1, 2),), (rows(0, 1, 2),), ("",))
+    before = gather_candidates([source], asked, per_source=5)
+    after = gather_candidates([source], asked, per_source=5, details=details)
+    assert after.rows.tolist() == [[3, 4]]
+    n = before.features.shape[2]
+    np.testing.assert_array_equal(after.features[:, :, :n], before.features)
+    np.testing.assert_allclose(after.features[0, :, n:], [[1, 1, 1, 1], [-1, -1, -1, -1]], atol=1e-6)
+    assert feature_names([source], details)[n:] == details.names
 
 
 def test_vectors_and_sparse_features_give_inner_products():
@@ -103,5 +108,5 @@ def test_a_fitted_model_knows_the_likenesses_of_its_sources_texts_and_attributes
         "category",
         "brand",
     ]
-    assert model.final_fusion.names[-2:] == ("rerank_score", "rerank_rank")
-    assert model.final_fusion.names[-2 - len(details.names) : -2] == tuple(details.names)
+    assert model.final_fusion.names == (*model.recall_fusion.names, "rerank_score")
+    assert model.recall_fusion.names[-len(details.names) :] == tuple(details.names)

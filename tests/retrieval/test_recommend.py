@@ -159,6 +159,25 @@ def test_filters_let_only_their_items_through(recommender, filters):
     assert len(found) == RING + 1
 
 
+def test_a_filter_takes_items_out_of_a_list_and_changes_nothing_else(recommender):
+    for user in EVERYBODY[::7]:
+        whole = {item.item_id: item for item in recommender.recommend(user, k=60)}
+        film = recommender.recommend(user, k=60, filters="category = 'film'")
+        assert film.item_ids == [name for name in whole if name.startswith("film")]
+        for item in film:
+            assert item.score == pytest.approx(whole[item.item_id].score, rel=1e-5)
+            assert item.rerank_score == pytest.approx(whole[item.item_id].rerank_score, abs=1e-4)
+
+
+def test_a_longer_list_scores_its_items_as_a_shorter_one_does(recommender):
+    model = recommender.model
+    narrow = replace(recommender, model=replace(model, depths=replace(model.depths, rerank=10, per_source=6)))
+    short = {item.item_id: item.score for item in narrow.recommend("toy-fan-00", k=10)}
+    long = {item.item_id: item.score for item in narrow.recommend("toy-fan-00", k=40)}
+    assert len(long) == 40
+    assert {name: long[name] for name in short} == pytest.approx(short, rel=1e-5)
+
+
 def test_filtered_lists_are_as_long_as_asked_however_rare_the_items(recommender):
     found = recommender.recommend("toy-fan-00", k=4, filters={"colour": "new"})
     assert set(found.item_ids) == {new_item_id(topic) for topic in TOPICS}

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
+from retrieval.candidates import feature_names, gather_candidates
 from retrieval.catalogue import Catalogue, make_catalogue
 from retrieval.details import details_of
 from retrieval.fusion import Fusion
@@ -13,6 +14,7 @@ from retrieval.histories import Shown
 from retrieval.rerank_lists import LazyLists, Position, RerankList, choose_positions, make_lists
 from retrieval.sources import ItemItemSource, PopularSource, Source
 from retrieval.text import TextConfig
+from retrieval.two_stage import Depths, TwoStage
 from tests.world import RING
 
 
@@ -38,10 +40,12 @@ def sources(catalogue) -> tuple[Source, ...]:
 
 
 @pytest.fixture(scope="module")
-def fusion() -> Fusion:
-    """Neighbours first, popularity after."""
-    names = ("neighbours_score", "popular_score", "neighbours_rank", "popular_rank", "new_item", "new_neighbours")
-    return Fusion(names, np.array([1.0, 0.1, *[0.0] * 10]), np.zeros(1), np.ones(1), (1.0, 0.0), {})
+def fusion(catalogue, sources) -> Fusion:
+    """Neighbours first, popularity after; the details count nothing."""
+    names = (*feature_names(sources), *details_of(catalogue, sources).names)
+    weights = np.zeros(2 * len(names))
+    weights[:2] = 1.0, 0.1
+    return Fusion(names, weights, np.zeros(1), np.ones(1), (1.0, 0.0), {})
 
 
 def lists_of(catalogue, sources, fusion, positions, **options) -> list[RerankList]:
@@ -148,19 +152,18 @@ def test_a_list_becomes_titles_and_vectors_when_it_is_read(catalogue, sources, f
 
 
 def test_features_of_a_list_are_those_of_serving(catalogue, sources, fusion):
-    from retrieval.candidates import gather_candidates
-
-    (found,) = lists_of(catalogue, sources, fusion, [Position(rows(0, 1), rows(2), rows())])
-    pool = gather_candidates(sources, catalogue.queries([rows(0, 1)]), per_source=3)
+    depths, queries = Depths(per_source=3, rerank=2), catalogue.queries([rows(0, 1)])
+    (found,) = lists_of(catalogue, sources, fusion, [Position(rows(0, 1), rows(2), rows())], depth=2)
+    served = TwoStage(catalogue, sources, depths, fusion, None, fusion).recall(queries)
+    assert found.rows.tolist() == served.rows[0].tolist()
+    # In float16; and what lies below the depth is in the averages of both.
+    np.testing.assert_allclose(found.features.astype(np.float32), served.features[0], atol=4e-3)
+    np.testing.assert_allclose(found.scores, served.scores[0], atol=1e-5)
+    pool = gather_candidates(sources, queries, per_source=3, details=details_of(catalogue, sources))
+    assert pool.rows.shape[1] > 2
     place = {int(row): n for n, row in enumerate(pool.rows[0])}
     expected = pool.features[0, [place[int(row)] for row in found.rows]]
-    expected_details = details_of(catalogue, sources).add(pool, [rows(0, 1)]).features[0, :, expected.shape[1] :]
-    kept = found.features.astype(np.float32)  # in float16
-    np.testing.assert_allclose(kept[:, : expected.shape[1]], expected, atol=4e-3)
-    # Serving standardises over the list as well, and here the list is the whole pool.
-    order = [place[int(row)] for row in found.rows]
-    np.testing.assert_allclose(kept[:, expected.shape[1] :], expected_details[order], atol=8e-3)
-    np.testing.assert_allclose(found.scores, fusion.score(expected[None], np.log1p([[2]]))[0], atol=1e-5)
+    np.testing.assert_array_equal(served.features[0], expected)
 
 
 def test_what_was_shown_has_its_own_score_not_the_one_that_keeps_it_in_the_list(catalogue, sources, fusion):

@@ -70,6 +70,17 @@ def test_seen_candidates_are_reranked_too(recommender):
     assert sorted(recommender.rerank(history, history[:2]).item_ids) == sorted(history[:2])
 
 
+def test_candidates_from_elsewhere_score_as_in_a_list(recommender):
+    history = history_of("toy", 0)
+    listed = {item.item_id: item.score for item in recommender.recommend(history=history, k=20)}
+    some = list(listed)[::3]
+    found = recommender.rerank(history, some[::-1])
+    assert found.item_ids == some
+    assert {item.item_id: item.score for item in found} == pytest.approx(
+        {name: listed[name] for name in some}, rel=1e-5
+    )
+
+
 def test_one_candidate_can_be_reranked(recommender):
     assert recommender.rerank(history_of("toy", 0), ["film-01"]).item_ids == ["film-01"]
 
