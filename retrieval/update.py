@@ -125,12 +125,13 @@ def replace_catalogue(recommender: Recommender, items: Items, interactions: Inte
     if interactions is None:
         new_row = np.full(model.catalogue.n_items, -1, dtype=np.int64)
         new_row[place[place >= 0]] = np.flatnonzero(place >= 0)
-        moved = [new_row[history] for history in recommender.histories]
-        users, histories, away = recommender.users, [rows[rows >= 0] for rows in moved], recommender.away
+        kept = [new_row[history] for history in recommender.histories]
+        users, histories, away = recommender.users, [rows[rows >= 0] for rows in kept], recommender.away
     else:
         users, histories, away = interactions.users, histories_of(interactions), time_away(interactions)
     changed = replace(model, catalogue=catalogue, sources=sources)
-    return replace(recommender, model=changed, users=users, histories=histories, away=away)
+    # No version on disk is this one: what the old bundle's manifest tells is not true of it.
+    return replace(recommender, model=changed, users=users, histories=histories, away=away, facts={})
 
 
 def _catalogue(old: Catalogue, items: Items, place: np.ndarray, recommender: Recommender) -> Catalogue:

@@ -18,6 +18,7 @@ from indexes.files import exclusive
 from retrieval.batch import check_output
 from retrieval.recommend import Recommender
 from retrieval.storage import save_bundle
+from retrieval.update import add_items
 from tests import world
 from tests.retrieval.batch_runs import K, bytes_of, score, some_users, watched
 
@@ -157,6 +158,22 @@ def test_another_bundle_or_other_users_are_refused(recommender, users, tmp_path)
     other = Recommender.load(tmp_path / "bundle", device="cpu", precision="float32")
     with pytest.raises(ValueError, match=r"other options \(bundle '"):
         score(other, users, tmp_path / "lists")
+
+
+def test_a_new_catalogue_goes_on_with_no_run_until_it_is_published(recommender, users, tmp_path):
+    def stop() -> None:
+        if (tmp_path / ".lists.partial" / "receipts" / "part-000001.parquet.json").exists():
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        score(watched(recommender, stop), users, tmp_path / "lists")
+    larger = add_items(recommender, pd.DataFrame({"item_id": ["extra"], "title": ["red cat"]}))
+    with pytest.raises(ValueError, match="expected a recommender loaded from a bundle; save it with save_bundle"):
+        score(larger, users, tmp_path / "lists")
+    save_bundle(tmp_path / "bundle", larger)
+    published = Recommender.load(tmp_path / "bundle", device="cpu", precision="float32")
+    with pytest.raises(ValueError, match=r"an unfinished run made with other options \(bundle '"):
+        score(published, users, tmp_path / "lists")
 
 
 def test_only_the_chunks_whose_users_changed_are_computed_again(recommender, users, tmp_path):
