@@ -82,8 +82,9 @@ def fit(
         settings: of an earlier fit, taken over instead of chosen.
 
     Raises:
-        ValueError: too little data (see `hold_out`, `train_head`).
+        ValueError: too little data (see `hold_out`, `train_head`), or interactions over another item table.
     """
+    interactions.require_items(items.ids)
     clock = Clock(say)
     held = held_out_of(interactions, config)
     encoder, finetuning = finetuned(

@@ -57,7 +57,12 @@ class Recommender:
 
     @classmethod
     def of(cls, model: TwoStage, interactions: Interactions, config: Config, settings: SourceSettings) -> Recommender:
-        """A recommender for the users of these interactions, with the histories they have there."""
+        """A recommender for the users of these interactions, with the histories they have there.
+
+        Raises:
+            ValueError: interactions over another item table than the model's.
+        """
+        interactions.require_items(model.catalogue.items.ids)
         histories, away = histories_of(interactions), time_away(interactions)
         return cls(model, interactions.users, histories, away, config, settings)
 

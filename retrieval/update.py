@@ -112,8 +112,11 @@ def replace_catalogue(recommender: Recommender, items: Items, interactions: Inte
         interactions: newer histories of the users (over `items`), for serving; the models are not trained on them.
 
     Raises:
-        ValueError: no item of the old catalogue is left, so that nothing learned applies.
+        ValueError: no item of the old catalogue is left, so that nothing learned applies; or interactions over another
+            item table.
     """
+    if interactions is not None:
+        interactions.require_items(items.ids)
     model = recommender.model
     place = model.catalogue.items.ids.to_rows(items.ids.ids, unknown="ignore")
     if not (place >= 0).any():

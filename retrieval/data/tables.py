@@ -175,6 +175,18 @@ class Interactions:
         counts = np.bincount(self.user_rows, minlength=self.n_users)
         return np.concatenate(([0], np.cumsum(counts, dtype=np.int64)))
 
+    def require_items(self, ids: IdMap) -> None:
+        """Raises ValueError unless the item rows are rows of this map: over another one they are other items."""
+        if self.items == ids:
+            return
+        both = zip(self.items.ids.tolist(), ids.ids.tolist(), strict=False)
+        row = next((row for row, (own, other) in enumerate(both) if own != other), min(len(self.items), len(ids)))
+        here, there = ("nothing" if row >= len(found) else repr(found.ids[row]) for found in (ids, self.items))
+        raise ValueError(
+            f"interactions: expected item rows of the item table, where row {row} is {here}, got those of another one, "
+            f"where it is {there}; make them over this table's ids"
+        )
+
     def history(self, user_row: int) -> np.ndarray:
         """Gives the item rows of one user, int32, oldest first; a view. Repeat purchases stay."""
         return self.item_rows[self.offsets[user_row] : self.offsets[user_row + 1]]

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import datetime
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from retrieval.update import add_items
+from retrieval.config import Config
+from retrieval.evaluate import evaluate
+from retrieval.fit import fit
+from retrieval.recommend import Recommender
+from retrieval.update import add_items, replace_catalogue
+from tests.world import item_frame, make_items
 
 GOOD = {"item_id": ["extra-1", "extra-2"], "title": ["big red robot", "small cup"], "size": [3, 4]}
 
@@ -34,6 +40,21 @@ def test_a_bad_item_is_refused_by_row_and_id(recommender, change, message):
     with pytest.raises(ValueError, match=message):
         add_items(recommender, pd.DataFrame({**GOOD, **change}))
     assert len(recommender.item_ids) == before
+
+
+@pytest.mark.parametrize("door", ["fit", "evaluate", "Recommender.of", "replace_catalogue"])
+def test_interactions_over_another_item_table_are_refused_at_every_door(recommender, interactions, encoder, door):
+    """The same items in another order: every row would be taken for another item."""
+    turned, config = make_items(item_frame().iloc[::-1].reset_index(drop=True)), Config()
+    model = replace(recommender.model, catalogue=replace(recommender.model.catalogue, items=turned))
+    doors = {
+        "fit": lambda: fit(turned, interactions, config, encoder=encoder),
+        "evaluate": lambda: evaluate(turned, interactions, config, dataset="world", encoder=encoder),
+        "Recommender.of": lambda: Recommender.of(model, interactions, config, recommender.settings),
+        "replace_catalogue": lambda: replace_catalogue(recommender, turned, interactions),
+    }
+    with pytest.raises(ValueError, match=r"item table, where row 0 is 'outdoor-new', got those of .* it is 'toy-00'"):
+        doors[door]()
 
 
 def test_the_columns_that_must_be_there_are_named(recommender):

@@ -25,6 +25,21 @@ def test_interactions_are_sorted_by_user_then_time_then_input_order():
     assert triples(table) == [(0, 2, 1), (0, 3, 9), (1, 4, 2), (1, 0, 5), (1, 5, 5)]
 
 
+@pytest.mark.parametrize(
+    ("ids", "row", "here", "there"),
+    [
+        (["i0", "i2", "i1"], 1, "'i2'", "'i1'"),
+        (["i0"], 1, "nothing", "'i1'"),
+        (["i0", "i1", "i2", "x"], 3, "'x'", "not"),
+    ],
+)
+def test_another_item_table_is_told_by_its_first_row_that_differs(ids, row, here, there):
+    table = world([(0, 1, 5)], n_items=3)
+    table.require_items(IdMap.of(["i0", "i1", "i2"]))
+    with pytest.raises(ValueError, match=f"where row {row} is {here}, got those of another one, where it is {there}"):
+        table.require_items(IdMap.of(ids))
+
+
 def test_exact_repeats_are_dropped_and_repeat_purchases_stay():
     table = world([(0, 1, 5), (0, 2, 5), (0, 1, 5), (0, 1, 6)])
     assert triples(table) == [(0, 1, 5), (0, 2, 5), (0, 1, 6)]
