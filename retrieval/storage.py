@@ -15,8 +15,7 @@ manifest.json         format version, sha256 and size of every file, model finge
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
@@ -26,46 +25,22 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-import scipy.sparse as sp
 from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
-from safetensors.torch import load_file as load_tensors
-from safetensors.torch import save_file as save_tensors
 
-from indexes import (
-    DamagedArtefact,
-    load_index,
-    on_device,
-    publish,
-    read_manifest,
-    resolve,
-    save_index,
-    verify_directory,
-)
+from indexes import DamagedArtefact, load_index, on_device, publish, save_index
 from rerank import Reranker
+from retrieval.bundle_files import FORMAT_VERSION, KIND, open_bundle, read_json, write_json
 from retrieval.catalogue import Catalogue, render_items
 from retrieval.config import Config, config_from
 from retrieval.data import IdMap, Items
-from retrieval.encoder.heads import RecallHead
-from retrieval.encoder.text_encoder import TextEncoder, resolve_device
+from retrieval.encoder.text_encoder import TextEncoder
 from retrieval.fusion import Fusion
 from retrieval.recommend import Recommender
-from retrieval.sources import (
-    ContentSource,
-    DenseSource,
-    ItemItemSource,
-    LexicalSource,
-    PopularSource,
-    RecentSource,
-    RepeatSource,
-    Source,
-)
+from retrieval.sources import DenseSource
 from retrieval.stage_one import SourceSettings
+from retrieval.stored_sources import load_sources, save_sources
 from retrieval.two_stage import TwoStage
-
-FORMAT_VERSION = 6
-_PARTS = ("items.parquet", "users.parquet", "vectors.safetensors", "head.safetensors", "sources.safetensors")
-_PARTS += ("config.json", "settings.json", "fusion.json", "sources.json")
 
 
 def save_bundle(
@@ -82,7 +57,7 @@ def save_bundle(
     """
     model = recommender.model
     facts = {
-        "kind": "tandem-bundle",
+        "kind": KIND,
         "format_version": FORMAT_VERSION,
         "n_items": model.catalogue.n_items,
         "n_users": len(recommender.users),
@@ -107,7 +82,6 @@ def _write(directory: Path, recommender: Recommender, evaluation: Mapping[str, A
     dense = next(source for source in model.sources if isinstance(source, DenseSource))
     catalogue.encoder.save(directory / "encoder")
     save_index(catalogue.index, directory / "index" / "text")
-    save_index(dense.index, directory / "index" / "items")
     catalogue.items.frame.to_parquet(directory / "items.parquet", index=False)
     offsets = np.concatenate([[0], np.cumsum([len(history) for history in histories])]).astype(np.int64)
     rows = np.concatenate([*histories, np.empty(0, dtype=np.int64)]).astype(np.int32)
@@ -120,34 +94,15 @@ def _write(directory: Path, recommender: Recommender, evaluation: Mapping[str, A
     )
     pq.write_table(table, directory / "users.parquet", write_page_checksum=True)
     save_arrays({"text": catalogue.text_vectors, "items": dense.item_vectors}, directory / "vectors.safetensors")
-    save_tensors({k: v.contiguous() for k, v in dense.head.state_dict().items()}, directory / "head.safetensors")
-    save_arrays(_source_arrays(model.sources), directory / "sources.safetensors")
+    save_sources(directory, model.sources)
     if model.reranker is not None:
         model.reranker.save(directory / "reranker")
-    _write_json(directory / "config.json", recommender.config.to_dict())
-    _write_json(directory / "settings.json", asdict(recommender.settings))
+    write_json(directory / "config.json", recommender.config.to_dict())
+    write_json(directory / "settings.json", asdict(recommender.settings))
     fusions = {"recall": _fusion_dict(model.recall_fusion), "final": _fusion_dict(model.final_fusion)}
-    _write_json(directory / "fusion.json", fusions)
-    _write_json(directory / "sources.json", _source_facts(model.sources))
+    write_json(directory / "fusion.json", fusions)
     if evaluation is not None:
-        _write_json(directory / "evaluation.json", dict(evaluation))
-
-
-def _source_arrays(sources: Sequence[Source]) -> dict[str, np.ndarray]:
-    arrays = {}
-    for source in sources:
-        if isinstance(source, ItemItemSource):
-            for part in ("data", "indices", "indptr"):
-                arrays[f"{source.name}.{part}"] = np.ascontiguousarray(getattr(source.matrix, part))
-        elif isinstance(source, PopularSource | RecentSource):
-            arrays[f"{source.name}.scores"] = source.scores
-    return arrays
-
-
-def _source_facts(sources: Sequence[Source]) -> list[dict[str, Any]]:
-    """The order of the sources (it is the order of the features) and their settings."""
-    kept = ("decay", "text_weight")
-    return [{"name": s.name, **{key: getattr(s, key) for key in kept if hasattr(s, key)}} for s in sources]
+        write_json(directory / "evaluation.json", dict(evaluation))
 
 
 def _fusion_dict(fusion: Fusion) -> dict[str, Any]:
@@ -171,21 +126,24 @@ def check_bundle(bundle: Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: there is no bundle. indexes.DamagedArtefact: the first file that is not as it was written.
+        ValueError: something else than a bundle, or one of another format, which could not be loaded.
     """
-    directory = resolve(bundle)
-    manifest = verify_directory(directory)
-    _require_parts(directory)
+    directory, manifest = open_bundle(bundle)
     for part in ("text", "items"):
         load_index(directory / "index" / part)
     return {"directory": str(directory), "n_files": len(manifest.files), **dict(manifest.facts)}
 
 
 def read_settings(bundle: Path, *, device: str = "auto") -> tuple[Config, SourceSettings, TextEncoder]:
-    """How a bundle was fitted, and its text encoder (fine-tuned or not), verified, without loading the rest."""
-    directory = resolve(bundle)
-    facts = dict(verify_directory(directory).facts)
-    settings = SourceSettings(**_read_json(directory / "settings.json"))
-    return config_from(_read_json(directory / "config.json")), settings, _load_encoder(directory, facts, device)
+    """How a bundle was fitted, and its text encoder (fine-tuned or not), verified, without loading the rest.
+
+    Raises:
+        As `check_bundle`.
+    """
+    directory, manifest = open_bundle(bundle)
+    facts = manifest.facts
+    settings = SourceSettings(**read_json(directory / "settings.json"))
+    return config_from(read_json(directory / "config.json")), settings, _load_encoder(directory, facts, device)
 
 
 def _load_encoder(directory: Path, facts: Mapping[str, object], device: str) -> TextEncoder:
@@ -198,16 +156,9 @@ def _load_encoder(directory: Path, facts: Mapping[str, object], device: str) -> 
 
 def load_bundle(bundle: Path, *, device: str = "auto", precision: str = "auto", verify: bool = True) -> Recommender:
     """See `Recommender.load`."""
-    directory = resolve(bundle)
-    manifest = verify_directory(directory) if verify else read_manifest(directory)
-    facts = dict(manifest.facts)
-    if facts.get("kind") != "tandem-bundle" or facts.get("format_version") != FORMAT_VERSION:
-        raise ValueError(
-            f"{directory}: expected a tandem bundle of format {FORMAT_VERSION}, got kind {facts.get('kind')!r} of "
-            f"format {facts.get('format_version')!r}; build it again, or install the version that wrote it"
-        )
-    _require_parts(directory)
-    config = config_from(_read_json(directory / "config.json"))
+    directory, manifest = open_bundle(bundle, verify=verify)
+    facts = manifest.facts
+    config = config_from(read_json(directory / "config.json"))
     encoder = _load_encoder(directory, facts, device)
     frame = pd.read_parquet(directory / "items.parquet")
     items = Items(IdMap.of(frame["item_id"]), frame)
@@ -219,10 +170,10 @@ def load_bundle(bundle: Path, *, device: str = "auto", precision: str = "auto", 
     if facts["reranker"] is not None:
         reranker = Reranker.load(directory / "reranker", device=device, precision=precision)
         _same(reranker.fingerprint, facts["reranker_fingerprint"], directory / "reranker")
-    fusions = _read_json(directory / "fusion.json")
+    fusions = read_json(directory / "fusion.json")
     model = TwoStage(
         catalogue=catalogue,
-        sources=_load_sources(directory, catalogue, vectors["items"], config, device, verify),
+        sources=load_sources(directory, catalogue, vectors["items"], config, device=device, verify=verify),
         depths=config.depths,
         recall_fusion=_fusion(fusions["recall"]),
         reranker=reranker,
@@ -230,53 +181,14 @@ def load_bundle(bundle: Path, *, device: str = "auto", precision: str = "auto", 
     )
     _ = model.details  # made now, so that the first request does not wait for it
     users, histories, away = _load_users(directory / "users.parquet")
-    settings = SourceSettings(**_read_json(directory / "settings.json"))
+    settings = SourceSettings(**read_json(directory / "settings.json"))
     return Recommender(model, users, histories, away, config, settings, {"directory": str(directory), **facts})
-
-
-def _require_parts(directory: Path) -> None:
-    """A bundle without one of its parts is damaged, whether or not its manifest knows of that part."""
-    for name in _PARTS:
-        if not (directory / name).is_file():
-            raise DamagedArtefact(directory / name, "expected this file, it is missing")
 
 
 def _same(found: str, expected: object, place: Path) -> None:
     """A model whose files are intact but whose fingerprint differs was not the one this index was built with."""
     if found != expected:
         raise DamagedArtefact(place, f"its fingerprint is {found[:16]}, the manifest says {str(expected)[:16]}")
-
-
-def _load_sources(
-    directory: Path, catalogue: Catalogue, item_vectors: np.ndarray, config: Config, device: str, verify: bool
-) -> tuple[Source, ...]:
-    arrays = load_arrays(directory / "sources.safetensors")
-    head = RecallHead(config.head, text_dim=catalogue.text_vectors.shape[1], n_items=catalogue.n_items)
-    head.load_state_dict(load_tensors(directory / "head.safetensors"))
-    head = head.to(resolve_device(device)).eval()
-    n_items = catalogue.n_items
-    sources: list[Source] = []
-    for fact in _read_json(directory / "sources.json"):
-        name = fact["name"]
-        if name == DenseSource.name:
-            index = on_device(load_index(directory / "index" / "items", verify=verify), device)
-            sources.append(DenseSource(head, index, item_vectors))
-        elif name == ContentSource.name:
-            vectors = catalogue.text_vectors
-            sources.append(ContentSource(catalogue.encoder, catalogue.index, vectors, decay=fact["decay"]))
-        elif name == LexicalSource.name:
-            sources.append(LexicalSource(catalogue.texts))
-        elif name == PopularSource.name:
-            sources.append(PopularSource.of_scores(arrays["popular.scores"]))
-        elif name == RecentSource.name:
-            sources.append(RecentSource(arrays["recent.scores"]))
-        elif name == RepeatSource.name:
-            sources.append(RepeatSource(n_items, decay=fact["decay"]))
-        else:
-            parts = (arrays[f"{name}.data"], arrays[f"{name}.indices"], arrays[f"{name}.indptr"])
-            matrix = sp.csr_matrix(parts, shape=(n_items, n_items))
-            sources.append(ItemItemSource(name, matrix, decay=fact["decay"], text_weight=fact["text_weight"]))
-    return tuple(sources)
 
 
 def _load_users(path: Path) -> tuple[IdMap, list[np.ndarray], np.ndarray]:
@@ -288,11 +200,3 @@ def _load_users(path: Path) -> tuple[IdMap, list[np.ndarray], np.ndarray]:
         return users, [], away
     offsets, rows = lists.offsets.to_numpy(), lists.values.to_numpy().astype(np.int64)
     return users, [rows[start:end] for start, end in pairwise(offsets)], away
-
-
-def _write_json(path: Path, values: Any) -> None:
-    path.write_text(json.dumps(values, indent=1, default=float, sort_keys=False), encoding="utf-8")
-
-
-def _read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))

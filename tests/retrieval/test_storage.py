@@ -20,7 +20,7 @@ from transformers import AutoModelForSequenceClassification
 
 from indexes import DamagedArtefact, list_versions, resolve, rollback
 from retrieval.recommend import Recommender
-from retrieval.storage import check_bundle, save_bundle
+from retrieval.storage import check_bundle, read_settings, save_bundle
 from tests.world import TOPICS, USERS_PER_TOPIC, user_id
 
 USERS = [user_id(topic, number) for topic in TOPICS for number in range(USERS_PER_TOPIC)]
@@ -233,7 +233,11 @@ def test_an_encoder_other_than_the_one_of_the_index_is_refused(bundle, tmp_path)
         Recommender.load(version, device="cpu")
 
 
-def test_a_bundle_of_another_format_says_what_to_do(bundle, tmp_path):
+READERS = [lambda place: Recommender.load(place, device="cpu"), check_bundle, read_settings]
+
+
+@pytest.mark.parametrize("read", READERS, ids=["load", "check", "settings"])
+def test_a_bundle_of_another_format_says_what_to_do(bundle, tmp_path, read):
     from indexes import read_manifest, write_manifest
 
     version = copy_of(bundle, tmp_path)
@@ -241,4 +245,10 @@ def test_a_bundle_of_another_format_says_what_to_do(bundle, tmp_path):
     (version / "manifest.json").unlink()
     write_manifest(version, facts=facts)
     with pytest.raises(ValueError, match="expected a tandem bundle of format 6, got kind 'tandem-bundle' of format 99"):
-        Recommender.load(version, device="cpu")
+        read(version)
+
+
+@pytest.mark.parametrize("read", READERS, ids=["load", "check", "settings"])
+def test_a_part_of_a_bundle_is_no_bundle(bundle, read):
+    with pytest.raises(ValueError, match="index/text: expected a tandem bundle of format 6, got kind"):
+        read(resolve(bundle) / "index" / "text")

@@ -1,0 +1,48 @@
+"""What makes a directory a bundle: the kind and format its manifest names, and the parts that must be there."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from indexes import DamagedArtefact, Manifest, read_manifest, resolve, verify_directory
+
+KIND = "tandem-bundle"
+FORMAT_VERSION = 6
+_PARTS = ("items.parquet", "users.parquet", "vectors.safetensors", "head.safetensors", "sources.safetensors")
+_PARTS += ("config.json", "settings.json", "fusion.json", "sources.json")
+
+
+def open_bundle(bundle: Path, *, verify: bool = True) -> tuple[Path, Manifest]:
+    """The directory of a bundle's version that this program can read, and its manifest.
+
+    Args:
+        bundle: a root (its current version is taken) or a version. verify: compare every file with the manifest.
+
+    Raises:
+        FileNotFoundError: there is no bundle. indexes.DamagedArtefact: a file is not as it was written, or missing.
+        ValueError: something else than a bundle, or one of another format.
+    """
+    directory = resolve(bundle)
+    manifest = verify_directory(directory) if verify else read_manifest(directory)
+    kind, version = manifest.facts.get("kind"), manifest.facts.get("format_version")
+    if (kind, version) != (KIND, FORMAT_VERSION):
+        raise ValueError(
+            f"{directory}: expected a tandem bundle of format {FORMAT_VERSION}, got kind {kind!r} of "
+            f"format {version!r}; build it again, or install the version that wrote it"
+        )
+    for name in _PARTS:  # without one of them it is damaged, whether or not its manifest knows of that part
+        if not (directory / name).is_file():
+            raise DamagedArtefact(directory / name, "expected this file, it is missing")
+    return directory, manifest
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write plain values (numpy's numbers among them) as a readable JSON file."""
+    path.write_text(json.dumps(values, indent=1, default=float, sort_keys=False), encoding="utf-8")
+
+
+def read_json(path: Path) -> Any:
+    """What `write_json` wrote."""
+    return json.loads(path.read_text(encoding="utf-8"))

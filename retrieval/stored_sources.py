@@ -1,0 +1,97 @@
+"""The candidate sources of a bundle: written to sources.json and arrays, and made again from them.
+
+What follows from the catalogue (the texts, their vectors and index) is not stored a second time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+from safetensors.numpy import load_file as load_arrays
+from safetensors.numpy import save_file as save_arrays
+from safetensors.torch import load_file as load_tensors
+from safetensors.torch import save_file as save_tensors
+
+from indexes import load_index, on_device, save_index
+from retrieval.bundle_files import read_json, write_json
+from retrieval.catalogue import Catalogue
+from retrieval.config import Config
+from retrieval.encoder.heads import RecallHead
+from retrieval.encoder.text_encoder import resolve_device
+from retrieval.sources import (
+    ContentSource,
+    DenseSource,
+    ItemItemSource,
+    LexicalSource,
+    PopularSource,
+    RecentSource,
+    RepeatSource,
+    Source,
+)
+
+
+def save_sources(directory: Path, sources: Sequence[Source]) -> None:
+    """Write sources.json, sources.safetensors, head.safetensors and index/items; not the item vectors."""
+    dense = next(source for source in sources if isinstance(source, DenseSource))
+    save_index(dense.index, directory / "index" / "items")
+    save_tensors({k: v.contiguous() for k, v in dense.head.state_dict().items()}, directory / "head.safetensors")
+    save_arrays(_arrays(sources), directory / "sources.safetensors")
+    write_json(directory / "sources.json", _facts(sources))
+
+
+def _arrays(sources: Sequence[Source]) -> dict[str, np.ndarray]:
+    arrays = {}
+    for source in sources:
+        if isinstance(source, ItemItemSource):
+            for part in ("data", "indices", "indptr"):
+                arrays[f"{source.name}.{part}"] = np.ascontiguousarray(getattr(source.matrix, part))
+        elif isinstance(source, PopularSource | RecentSource):
+            arrays[f"{source.name}.scores"] = source.scores
+    return arrays
+
+
+def _facts(sources: Sequence[Source]) -> list[dict[str, Any]]:
+    """The order of the sources (it is the order of the features) and their settings."""
+    kept = ("decay", "text_weight")
+    return [{"name": s.name, **{key: getattr(s, key) for key in kept if hasattr(s, key)}} for s in sources]
+
+
+def load_sources(
+    directory: Path, catalogue: Catalogue, item_vectors: np.ndarray, config: Config, *, device: str, verify: bool
+) -> tuple[Source, ...]:
+    """The sources over a loaded catalogue.
+
+    Args:
+        item_vectors: float32 (n_items, dim). verify: compare the index with its manifest.
+    """
+    arrays = load_arrays(directory / "sources.safetensors")
+    head = RecallHead(config.head, text_dim=catalogue.text_vectors.shape[1], n_items=catalogue.n_items)
+    head.load_state_dict(load_tensors(directory / "head.safetensors"))
+    head = head.to(resolve_device(device)).eval()
+    n_items = catalogue.n_items
+    sources: list[Source] = []
+    for fact in read_json(directory / "sources.json"):
+        name = fact["name"]
+        if name == DenseSource.name:
+            index = on_device(load_index(directory / "index" / "items", verify=verify), device)
+            sources.append(DenseSource(head, index, item_vectors))
+        elif name == ContentSource.name:
+            vectors = catalogue.text_vectors
+            sources.append(ContentSource(catalogue.encoder, catalogue.index, vectors, decay=fact["decay"]))
+        elif name == LexicalSource.name:
+            sources.append(LexicalSource(catalogue.texts))
+        elif name == PopularSource.name:
+            sources.append(PopularSource.of_scores(arrays["popular.scores"]))
+        elif name == RecentSource.name:
+            sources.append(RecentSource(arrays["recent.scores"]))
+        elif name == RepeatSource.name:
+            sources.append(RepeatSource(n_items, decay=fact["decay"]))
+        else:
+            parts = (arrays[f"{name}.data"], arrays[f"{name}.indices"], arrays[f"{name}.indptr"])
+            matrix = sp.csr_matrix(parts, shape=(n_items, n_items))
+            sources.append(ItemItemSource(name, matrix, decay=fact["decay"], text_weight=fact["text_weight"]))
+    return tuple(sources)
