@@ -224,13 +224,15 @@ def test_shown_items_are_told_by_user():
     items = make_items()
     interactions = make_interactions(items)
     assert shown_of(interactions) is None
-    shown = Impressions.of(np.array([3, 1, 3]), np.array([9, 8, 9]), np.array([1.0, 2.0, 3.0]))
+    taken_at = interactions.times[interactions.offsets[3] : interactions.offsets[4]]
+    # User 3 was shown item 9 before everything, at the time of the second interaction, and between second and third.
+    times = np.array([taken_at[0] - 1, 1_600_000_000.0, taken_at[1], taken_at[1:3].mean()])
+    shown = Impressions.of(np.array([3, 1, 3, 3]), np.array([9, 8, 9, 9]), times)
     with_shown = interactions.take(np.arange(len(interactions)), negatives=shown)
     by_user = shown_of(with_shown)
     assert by_user is not None
-    assert [user.rows.tolist() for user in by_user[:5]] == [[], [8], [], [9, 9], []]
-    taken_at = interactions.times[interactions.offsets[3] : interactions.offsets[4]]
-    assert by_user[3].after.tolist() == [int((taken_at < 1.0).sum()), int((taken_at < 3.0).sum())]
+    assert [user.rows.tolist() for user in by_user[:5]] == [[], [8], [], [9, 9, 9], []]
+    assert by_user[3].after.tolist() == [0, 1, 2]
     assert len(by_user) == interactions.n_users
 
 
