@@ -212,7 +212,8 @@ def build_index(
         table = read_items_table(items, reading, say)
         taken = None
     say(f"index {len(table):,} items")
-    version = save_bundle(bundle, replace_catalogue(recommender, table, taken))
+    changed, based_on = replace_catalogue(recommender, table, taken), Path(str(recommender.facts["directory"]))
+    version = save_bundle(bundle, changed, based_on=based_on)
     say(f"published {version}")
     print(version)
 

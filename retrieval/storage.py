@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
 
-from indexes import DamagedArtefact, load_index, on_device, publish, save_index
+from indexes import DamagedArtefact, Locked, load_index, on_device, publish, resolve, save_index
 from rerank import Reranker
 from retrieval.bundle_files import FORMAT_VERSION, KIND, open_bundle, read_json, write_json
 from retrieval.catalogue import Catalogue, render_items
@@ -42,20 +42,32 @@ from retrieval.stage_one import SourceSettings
 from retrieval.stored_sources import load_sources, save_sources
 from retrieval.two_stage import TwoStage
 
+_EVALUATION = "evaluation.json"
+
 
 def save_bundle(
-    root: Path, recommender: Recommender, *, evaluation: Mapping[str, Any] | None = None, keep: int = 3
+    root: Path,
+    recommender: Recommender,
+    *,
+    evaluation: Mapping[str, Any] | None = None,
+    based_on: Path | None = None,
+    keep: int = 3,
 ) -> Path:
     """Publish a recommender as the new current version of the bundle at root; returns the version's directory.
 
     Args:
         evaluation: stored as evaluation.json; the final list's figures also stand in the manifest.
+        based_on: the version whose models these are, over another catalogue: its evaluation is kept where none is
+            given, and nothing is published once it is no longer the current one, as what came between would be undone.
         keep: how many versions stay.
 
     Raises:
-        indexes.Locked: somebody else publishes there. OSError: the disk is full; the old version stays current.
+        indexes.Locked: somebody else publishes there, or has done so since `based_on`. OSError: the disk is full. The
+            old version stays current.
     """
     model = recommender.model
+    if evaluation is None and based_on is not None and (based_on / _EVALUATION).is_file():
+        evaluation = read_json(based_on / _EVALUATION)
     facts = {
         "kind": KIND,
         "format_version": FORMAT_VERSION,
@@ -73,7 +85,15 @@ def save_bundle(
             **(evaluation or {}).get("stages", {}).get("final", {}),
         },
     }
-    return publish(root, lambda directory: _write(directory, recommender, evaluation), facts=facts, keep=keep)
+
+    def fill(directory: Path) -> None:
+        if based_on is not None and resolve(root).resolve() != based_on.resolve():
+            raise Locked(
+                f"{root}: expected {based_on.name} to be current, another version was published meanwhile; do it again"
+            )
+        _write(directory, recommender, evaluation)
+
+    return publish(root, fill, facts=facts, keep=keep)
 
 
 def _write(directory: Path, recommender: Recommender, evaluation: Mapping[str, Any] | None) -> None:
@@ -102,7 +122,7 @@ def _write(directory: Path, recommender: Recommender, evaluation: Mapping[str, A
     fusions = {"recall": _fusion_dict(model.recall_fusion), "final": _fusion_dict(model.final_fusion)}
     write_json(directory / "fusion.json", fusions)
     if evaluation is not None:
-        write_json(directory / "evaluation.json", dict(evaluation))
+        write_json(directory / _EVALUATION, dict(evaluation))
 
 
 def _fusion_dict(fusion: Fusion) -> dict[str, Any]:

@@ -36,6 +36,9 @@ def rebuild(
         maps: "NAME=COLUMN" or "TABLE.NAME=COLUMN", as for `tandem fit --map`.
         rejects: a folder for refused rows.
         max_bad_rows: stop above so many refused rows in a table.
+
+    Raises:
+        indexes.Locked: another version was published meanwhile, or somebody else is at it.
     """
     from retrieval import Recommender
     from retrieval.cli_tables import Reading, read_items_table, read_tables
@@ -50,7 +53,7 @@ def rebuild(
         table, taken = read_tables(items, interactions, reading, lambda message: None)
     old = Recommender.load(bundle, device=device)
     new = replace_catalogue(old, table, taken)
-    version = save_bundle(bundle, new)
+    version = save_bundle(bundle, new, based_on=Path(str(old.facts["directory"])))
     text_of = dict(zip(old.item_ids.ids, old.model.catalogue.texts, strict=True))
     pairs = zip(new.item_ids.ids, new.model.catalogue.texts, strict=True)
     refused = [report.n_rejected for report in (table.report, taken.report if taken else None) if report is not None]

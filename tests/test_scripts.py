@@ -13,8 +13,10 @@ import pytest
 
 from indexes import resolve
 from indexes.files import exclusive
-from retrieval import Recommender
+from retrieval import Recommender, update
 from retrieval.cli import main as tandem
+from retrieval.storage import save_bundle
+from retrieval.update import replace_catalogue
 from scripts import batch_score, bench_rerank_quality, build_index
 from tests import world
 
@@ -109,6 +111,22 @@ def test_a_failed_rebuild_leaves_the_current_version(run, own_bundle, tmp_path):
     code, _, said = run(build_index, own_bundle, "--items", items)
     assert code == 3
     assert "fusion.json: expected" in said
+
+
+@pytest.mark.parametrize("command", [build_index.main, lambda argv: tandem(["build-index", *argv])])
+def test_a_rebuild_does_not_undo_a_fit_that_was_published_meanwhile(
+    own_bundle, recommender, tmp_path, monkeypatch, capsys, command
+):
+    items = write_items(world.item_frame(), tmp_path)
+
+    def while_somebody_publishes(*asked):
+        save_bundle(own_bundle, recommender)
+        return replace_catalogue(*asked)
+
+    monkeypatch.setattr(update, "replace_catalogue", while_somebody_publishes)
+    assert command([str(own_bundle), "--items", str(items), "--device", "cpu"]) == 4
+    assert "expected 000001 to be current, another version was published meanwhile" in capsys.readouterr().err
+    assert resolve(own_bundle).name == "000002"
 
 
 # batch_score

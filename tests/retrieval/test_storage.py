@@ -18,9 +18,10 @@ from safetensors.numpy import load_file
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModelForSequenceClassification
 
-from indexes import DamagedArtefact, list_versions, resolve, rollback
+from indexes import DamagedArtefact, Locked, list_versions, resolve, rollback
 from retrieval.recommend import Recommender
 from retrieval.storage import check_bundle, read_settings, save_bundle
+from retrieval.update import replace_catalogue
 from tests.world import TOPICS, USERS_PER_TOPIC, user_id
 
 USERS = [user_id(topic, number) for topic in TOPICS for number in range(USERS_PER_TOPIC)]
@@ -195,6 +196,24 @@ def test_figures_of_an_evaluation_stand_in_the_manifest(unpublished, tmp_path):
     figures = check_bundle(tmp_path / "bundle")["figures"]
     assert figures == {"validation_ndcg@10": held_out, "ndcg@10": 0.5}
     assert json.loads((resolve(tmp_path / "bundle") / "evaluation.json").read_text()) == evaluation
+
+
+def test_another_catalogue_keeps_the_evaluation_of_its_models(unpublished, items, tmp_path):
+    evaluation = {"stages": {"final": {"ndcg@10": 0.5}}}
+    first = save_bundle(tmp_path / "bundle", unpublished, evaluation=evaluation)
+    second = save_bundle(tmp_path / "bundle", replace_catalogue(unpublished, items), based_on=first)
+    assert check_bundle(second)["figures"] == check_bundle(first)["figures"]
+    assert json.loads((second / "evaluation.json").read_text()) == evaluation
+
+
+def test_what_was_published_meanwhile_is_not_undone(unpublished, tmp_path):
+    root = tmp_path / "bundle"
+    first = save_bundle(root, unpublished)
+    second = save_bundle(root, unpublished, based_on=first)
+    with pytest.raises(Locked, match="expected 000001 to be current, another version was published meanwhile; do it"):
+        save_bundle(root, unpublished, based_on=first)
+    assert resolve(root) == second
+    assert list_versions(root) == [first, second]
 
 
 def test_a_second_bundle_becomes_current_and_can_be_taken_back(unpublished, tmp_path):
