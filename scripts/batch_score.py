@@ -3,7 +3,8 @@
     python scripts/batch_score.py bundle --users users.parquet --out lists
     python scripts/batch_score.py bundle --users users.parquet --segment gold --out gold --k 20
 
-Prints one JSON line: out, bundle_version, n_users, n_rows, n_parts, n_computed, n_unknown, n_empty, rejected, seconds.
+Prints one JSON line: out, bundle_version, n_users, n_rows, n_parts, n_computed, n_unknown, n_ignored,
+n_cold, n_empty, rejected, seconds.
 The folder appears when all of it is done; a killed job goes on when it is started again. Exit codes: 0 done, 2 bad
 input, 3 damaged bundle or file, 4 resources (disk, memory, another run), 130 and 143 for signals.
 """
@@ -52,12 +53,12 @@ def _run(argv: list[str] | None) -> int:
     )
     recommender = Recommender.load(asked.bundle, device=asked.device, precision=asked.precision)
     report = run_batch(recommender, users, asked.out, options, restart=asked.restart)
-    told = ("bundle_version", "n_users", "n_rows", "n_computed", "n_unknown", "n_empty")
+    told = ("bundle_version", "n_users", "n_rows", "n_computed", "n_unknown", "n_ignored", "n_cold", "n_empty")
     print(
         json.dumps(
             {
                 "out": str(asked.out),
-                **{name: report[name] for name in told},
+                **{name: report.get(name, 0) for name in told},
                 "n_parts": len(report["parts"]),
                 "rejected": sum(report["rejected"].values()),
                 "seconds": round(report["seconds"], 3),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -55,7 +55,9 @@ class Part:
     """A finished part file: its name, what it must be again, and what it holds.
 
     digest: that of the chunk. n_empty: users for whom the filter left no item. n_unknown: users without a history here
-    and unknown to the bundle, who got the popular list.
+    and unknown to the bundle, who got the popular list. n_ignored: items of histories given here that the catalogue
+    does not know. n_cold: users left without any item of such a history, who got the popular list as well. A part of an
+    earlier version, which did not count them, has 0.
     """
 
     file: str
@@ -66,6 +68,8 @@ class Part:
     n_rows: int
     n_empty: int
     n_unknown: int
+    n_ignored: int = 0
+    n_cold: int = 0
 
 
 def part_name(number: int, options: BatchOptions) -> str:
@@ -128,7 +132,8 @@ def finish_chunk(
     if options.format == "parquet" and pq.read_table(file, page_checksum_verification=True).num_rows != len(frame):
         raise OSError(f"{file}: expected {len(frame)} rows after writing, read another number; check the disk")
     unknown = recommender.users.to_rows(chunk.user_ids, unknown="ignore") < 0
-    cold = np.array([history is None for history in chunk.histories], dtype=bool)
+    own = np.array([history is None for history in chunk.histories], dtype=bool)
+    given = [recommender.item_ids.to_rows(history, unknown="ignore") for history in chunk.histories if history]
     part = Part(
         file=file.name,
         sha256=written.sha256,
@@ -137,7 +142,9 @@ def finish_chunk(
         n_users=len(chunk),
         n_rows=len(frame),
         n_empty=len(chunk) - len(set(frame["user_id"])),
-        n_unknown=int((unknown & cold).sum()),
+        n_unknown=int((unknown & own).sum()),
+        n_ignored=sum(int((rows < 0).sum()) for rows in given),
+        n_cold=sum(int((rows < 0).all()) for rows in given),
     )
     replace_file(receipts / f"{file.name}.json", json.dumps(asdict(part)).encode())
     return part
@@ -156,7 +163,9 @@ def finished_part(number: int, digest: str, options: BatchOptions, *, parts: Pat
 
 def part_from(values: object) -> Part:
     """A Part from what `asdict` gave. Raises ValueError when it is none."""
-    if not isinstance(values, Mapping) or set(values) != set(Part.__dataclass_fields__):
+    every = {entry.name for entry in fields(Part)}
+    needed = {entry.name for entry in fields(Part) if entry.default is MISSING}
+    if not isinstance(values, Mapping) or not needed <= set(values) <= every:
         raise ValueError(f"expected the receipt of a part, got {str(values)[:80]}")
     return Part(**values)
 

@@ -246,7 +246,7 @@ def _report(
         "n_users": plan.n_users,
         "n_rows": sum(part.n_rows for part in parts),
         "n_empty": sum(part.n_empty for part in parts),
-        "n_unknown": sum(part.n_unknown for part in parts),
+        **{name: sum(getattr(part, name) for part in parts) for name in ("n_unknown", "n_ignored", "n_cold")},
         "rejected": dict(plan.rejected),
         "parts": [asdict(part) for part in parts],
     }

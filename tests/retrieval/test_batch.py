@@ -12,6 +12,7 @@ import pytest
 
 from retrieval import cli
 from retrieval.batch import BatchOptions
+from retrieval.cli_show import show_batch
 from scripts import batch_score
 from tests import world
 from tests.retrieval.batch_runs import COLUMNS, K, one_by_one, score, some_users
@@ -34,6 +35,32 @@ def test_the_lists_are_those_of_recommend_one_by_one(recommender, users, tmp_pat
         assert found[column].tolist() == wanted[column].tolist()
     np.testing.assert_allclose(found["score"], wanted["score"], rtol=1e-4, atol=1e-7)
     assert (report["n_users"], report["n_rows"], report["n_unknown"], report["n_empty"]) == (41, 41 * K, 1, 0)
+
+
+def test_history_items_that_nobody_knows_are_counted_and_told(recommender, tmp_path, capsys):
+    histories = [["nope", "toy-01"], ["nope", "nada"], [], None]
+    users = pd.DataFrame({"user_id": ["a", "b", "c", "toy-fan-00"], "history": histories})
+    report = score(recommender, users, tmp_path / "lists", chunk_users=2)
+    assert (report["n_ignored"], report["n_cold"], report["n_unknown"]) == (3, 1, 0)
+    assert [(part["n_ignored"], part["n_cold"]) for part in report["parts"]] == [(3, 1), (0, 0)]
+    found = pd.read_parquet(tmp_path / "lists")
+    for user in ("b", "c"):
+        assert found["item_id"][found["user_id"] == user].tolist() == recommender.recommend("stranger", k=K).item_ids
+    show_batch(report, tmp_path / "lists", as_json=False)
+    wanted = "3 items of histories are not in the catalogue and were left out; 1 users had no other and got the popular"
+    assert wanted in capsys.readouterr().out
+
+
+def test_parts_of_a_version_that_did_not_count_them_still_stand(recommender, users, tmp_path):
+    score(recommender, users[:8], tmp_path / "lists")
+    success = tmp_path / "lists" / "_SUCCESS"
+    report = json.loads(success.read_text())
+    for counts in (report, *report["parts"]):
+        del counts["n_ignored"], counts["n_cold"]
+    success.write_text(json.dumps(report))
+    again = score(recommender, users[:8], tmp_path / "lists")
+    assert again["n_computed"] == 0
+    show_batch(again, tmp_path / "lists", as_json=False)
 
 
 def test_all_parts_have_the_same_types_and_success_tells_what_they_are(recommender, users, tmp_path):
