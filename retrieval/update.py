@@ -38,6 +38,9 @@ from retrieval.sources.item_items import content_matrix
 from retrieval.sources.popular import UNTAKEN
 from retrieval.text import clean_text
 
+# Links are float32 of about 1; the weakest that is learned, of two items taken together once, is far above it.
+_ROUNDING = 1e-6
+
 
 def add_items(recommender: Recommender, frame: pd.DataFrame) -> Recommender:
     """A recommender that also knows these items: columns item_id, title and whatever else the catalogue has.
@@ -192,10 +195,12 @@ class _Moved:
         """What was learned of taken items, and what the others borrow now: texts and lenders may have changed."""
         if source.name not in BORROWING:
             return _moved_matrix(source.matrix, self.place)
-        matrix = _moved_matrix(source.matrix, np.where(self.new, -1, self.place))
-        matrix = lend_links(matrix, self.lenders)
-        if source.text_weight and self.new.any():
-            matrix = matrix + source.text_weight * _links_of_new(self.catalogue, self.new)
+        learned = source.matrix
+        if source.text_weight:
+            learned = _learned_links(learned, source.text_weight * _text_links(self.recommender.model.catalogue))
+        matrix = lend_links(_moved_matrix(learned, np.where(self.new, -1, self.place)), self.lenders)
+        if source.text_weight:
+            matrix = matrix + source.text_weight * _text_links(self.catalogue)
         return sp.csr_matrix(matrix)
 
 
@@ -219,8 +224,14 @@ def _moved_matrix(matrix: sp.csr_matrix, place: np.ndarray) -> sp.csr_matrix:
     return sp.csr_matrix(move @ matrix @ move.T)
 
 
-def _links_of_new(catalogue: Catalogue, is_new: np.ndarray) -> sp.csr_matrix:
-    """The text similarities in which a new item takes part."""
-    every = content_matrix(catalogue.text_vectors, index=catalogue.index).tocoo()
-    kept = is_new[every.row] | is_new[every.col]
-    return sp.csr_matrix((every.data[kept], (every.row[kept], every.col[kept])), shape=every.shape)
+def _text_links(catalogue: Catalogue) -> sp.csr_matrix:
+    """The text similarities of a catalogue, as a fit adds them to what was taken together."""
+    return content_matrix(catalogue.text_vectors, index=catalogue.index)
+
+
+def _learned_links(matrix: sp.csr_matrix, text: sp.csr_matrix) -> sp.csr_matrix:
+    """What is left of links without their text part: never below 0, and none where only rounding is left."""
+    learned = sp.csr_matrix(matrix - text)
+    learned.data[learned.data < _ROUNDING] = 0
+    learned.eliminate_zeros()
+    return learned
