@@ -1,6 +1,5 @@
 """The item table and the user table are read the same way: ids, clean text columns, typed attributes."""
 
-import math
 from collections import Counter
 from dataclasses import dataclass, field
 from typing import Literal
@@ -14,7 +13,7 @@ from retrieval.data.chunks import Chunk
 from retrieval.data.ids import IdEncoder, IdMap
 from retrieval.data.infer import Inferred, infer
 from retrieval.data.rejects import RejectLog, RowFaults
-from retrieval.data.values import describe, read_texts
+from retrieval.data.values import describe, plain_text, read_texts
 
 OnDuplicate = Literal["error", "first", "last"]
 _ANYTHING = r"(?s)."
@@ -87,7 +86,7 @@ class CatalogueBuilder:
             self._untyped.add(name)
         if isinstance(column, list):
             self._mixed.add(name)
-            column = pa.array([_as_text(value) for value in column], pa.string())
+            column = pa.array([plain_text(value) for value in column], pa.string())
         kind = column.type
         if pa.types.is_decimal(kind):
             return column.cast(pa.float64())
@@ -226,16 +225,3 @@ class IdTypes:
             for name, kinds in self._seen.items()
             if len(kinds) > 1
         ]
-
-
-def _as_text(value: object) -> str | None:
-    """A JSON value of a column of mixed types; numbers in plain digits, so that they can be told from codes."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return None
-    if isinstance(value, float) and math.isfinite(value):
-        return np.format_float_positional(value, trim="0")
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    if isinstance(value, str):
-        return value.encode("utf-8", "backslashreplace").decode()
-    return ascii(value)

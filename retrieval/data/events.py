@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from retrieval.data import arrow
+from retrieval.data.values import plain_text
 
 DEFAULT_EVENTS: Mapping[str, float] = MappingProxyType({"impression": 0.0, "exposure": 0.0})
 """Used when no map is given: these are never part of a history, every other event has weight 1."""
@@ -36,7 +37,7 @@ class EventReader:
     def read(self, column: pa.Array | list) -> tuple[np.ndarray, np.ndarray, list[tuple[np.ndarray, str]]]:
         """Returns codes int16 (n,) (-1: no event), weights float32 (n,), and (mask, what is wrong) for every fault."""
         if isinstance(column, list):
-            column = pa.array([None if value is None else ascii(value).strip("'") for value in column], pa.string())
+            column = pa.array([plain_text(value) for value in column], pa.string())
         names, places = arrow.encoded(arrow.lowered(arrow.trimmed(column)))
         codes, weights, faults = np.full(len(names) + 1, -1, np.int16), np.ones(len(names) + 1, np.float32), []
         for place, name in enumerate(names):

@@ -5,6 +5,7 @@ is every line parsed by itself to find the bad ones.
 """
 
 import json
+import secrets
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
@@ -74,9 +75,13 @@ def _is_sound(name: str) -> bool:
 
 def _parse(lines: list[str], numbers: np.ndarray) -> tuple[list[dict], list[tuple[int, str, str]]]:
     """Gives the objects, and (row, reason, text) of the lines that are none."""
+    # Lines that are broken may be whole together, so a mark stands between them that no line can hold: where all marks
+    # are found between objects, every line is one object.
+    mark = secrets.token_hex(16)
     try:
-        objects = json.loads("[" + ",".join(lines) + "]")
-        if len(objects) == len(lines) and set(map(type, objects)) <= {dict}:
+        values = json.loads("[" + f',"{mark}",'.join(lines) + "]")
+        objects = values[::2]
+        if values[1::2] == [mark] * (len(lines) - 1) and set(map(type, objects)) <= {dict}:
             return objects, []
     except (ValueError, RecursionError):
         pass

@@ -141,3 +141,16 @@ def _text_of(value: object) -> tuple[str | None, str | None]:
     if any("\ud800" <= character <= "\udfff" for character in value):
         return None, "holds half of a surrogate pair"
     return value, None
+
+
+def plain_text(value: object) -> str | None:
+    """A JSON value of a column of mixed types; numbers in plain digits, so that they can be told from codes."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, float) and math.isfinite(value):
+        return np.format_float_positional(value, trim="0")
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    return ascii(value)

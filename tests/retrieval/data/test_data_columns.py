@@ -167,6 +167,17 @@ def test_event_weights_multiply_row_weights(tmp_path):
     assert [table.event_names[code] for code in table.event_codes] == ["view", "purchase"]
 
 
+def test_one_event_that_is_no_text_leaves_the_names_of_the_others(tmp_path):
+    rows = ["café", "it's", 3, "half \ud800", None]
+    lines = [json.dumps({"user_id": "u", "item_id": "a", "timestamp": n, "event": e}) for n, e in enumerate(rows)]
+    (tmp_path / "x.jsonl").write_text("\n".join(lines))
+    table = read_interactions(tmp_path / "x.jsonl", items=None, events={"café": 2, "it's": 4, "3": 8})
+    assert table.weights.tolist() == [2, 4, 8]
+    assert table.event_names == ("café", "it's", "3")
+    refused = {"event 'half \\\\ud800' is not in the event map": 1, "event is missing": 1}
+    assert dict(table.report.rejected) == refused
+
+
 def test_event_without_a_weight_is_refused_when_a_map_is_given(tmp_path):
     content = "user_id,item_id,timestamp,event\nu,a,1,view\nu,b,2,refund\nu,c,3,\n"
     table = interactions_csv(tmp_path, content, events={"view": 1})

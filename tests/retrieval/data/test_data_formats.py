@@ -146,6 +146,23 @@ def test_line_that_is_no_json_object_is_refused(tmp_path, line, reason):
     assert reason in next(iter(table.report.rejected))
 
 
+@pytest.mark.parametrize(
+    "broken",
+    [
+        ['{"user_id": "w", "item_id": "c"', '"timestamp": 5}'],
+        ['{"user_id": "w", "item_id": "c", "timestamp": 5, "tags": [{}', "{}]}"],
+    ],
+)
+def test_lines_that_are_whole_only_together_are_refused(tmp_path, broken):
+    """As many objects as lines, one of them from two lines and two from one line."""
+    good = '{"user_id": "u", "item_id": "a", "timestamp": 1}'
+    lines = [f"{good},{good}", *broken, good]
+    (tmp_path / "x.jsonl").write_text("\n".join(lines))
+    table = read_interactions(tmp_path / "x.jsonl", items=None, rejects=tmp_path / "r.jsonl")
+    assert len(table) == 1
+    assert [json.loads(line)["row"] for line in (tmp_path / "r.jsonl").read_text().splitlines()] == [1, 2, 3]
+
+
 def test_json_array_is_named_as_such(tmp_path):
     file = tmp_path / "x.json"
     file.write_text('[{"user_id": "u", "item_id": "a", "timestamp": 1}]')
