@@ -138,9 +138,7 @@ def sample_validation(task: Task, n_users: int) -> Task:
 
 def ndcg_at_10(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """NDCG@10 per user with one target each; equal scores count half a rank, a target of score -inf is a miss."""
-    ranks = target_ranks(scores, targets)
-    own = np.take_along_axis(scores, targets[:, None], axis=1)[:, 0]
-    return np.where(np.isneginf(own), 0.0, rank_gains(ranks))
+    return rank_gains(target_ranks(scores, targets))
 
 
 def mask_rows(scores: np.ndarray, rows: Sequence[np.ndarray]) -> None:

@@ -50,5 +50,7 @@ def test_ndcg_of_several_targets_is_that_of_the_evaluation(seed):
     np.testing.assert_allclose(lists.ndcg(scores), expected)
 
 
-def test_a_masked_target_ranks_last():
-    assert target_ranks(np.array([[1.0, -np.inf, -np.inf, 0.5]]), np.array([1])).tolist() == [4.0]
+def test_a_masked_target_is_not_found_however_few_items_there_are():
+    scores = np.array([[1.0, -np.inf, -np.inf, 0.5]])
+    assert target_ranks(scores, np.array([1])).tolist() == [np.inf]
+    assert list_ndcg(scores, np.arange(4)[None], np.array([1])).tolist() == [0.0]
