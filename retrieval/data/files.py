@@ -68,9 +68,15 @@ class BoundedLines(io.RawIOBase):
         self._allowed = n_bytes
 
     def readable(self) -> bool:
+        """Always: bytes come out of it."""
         return True
 
     def readinto(self, buffer) -> int:  # type: ignore[override]
+        """Fills the start of `buffer` and gives the number of bytes, 0 at the end.
+
+        Raises:
+            ValueError: a line beyond MAX_LINE_BYTES, or a NUL where none may be. MemoryError: more than was allowed.
+        """
         block = self._first[: len(buffer)] or self._raw.read(len(buffer))
         self._first = self._first[len(block) :]
         if self._refuse_nul and b"\0" in block:

@@ -58,7 +58,9 @@ class Source(Protocol):
     """Anything that scores items for users."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What the source is called in features and reports."""
+        ...
 
     def scan(self, queries: Queries) -> Scan:
         """Score the items for these users. Changes nothing; the same queries give the same scan."""
