@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,12 +11,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import GPT2ForSequenceClassification
 
 from rerank.assemble import Embedder
 from rerank.blocks import LiveBlock
 from rerank.checkpoint import load_checkpoint, optimizer_state, restore_optimizer, save_checkpoint
-from rerank.config import RerankConfig, trainable_blocks
+from rerank.config import RerankConfig
 from rerank.encode import Encoded, Encoder
 from rerank.engine import run_candidates, run_context
 from rerank.inputs import TrainingList
@@ -26,9 +25,7 @@ from rerank.model import Words, blocks_of, build_model
 from rerank.precision import resolve_device, resolve_dtype
 from rerank.reranker import Reranker
 from rerank.scorer import Scorer, joined_priors
-
-FEATURE_SAMPLE = 512
-"""Training lists from which feature means and deviations are taken: some 50,000 rows are plenty."""
+from rerank.training_setup import digest_of, feature_statistics, freeze_blocks, make_optimizer
 
 
 @dataclass(frozen=True)
@@ -87,13 +84,18 @@ class TrainingRun:
         self.gpt2, self.soft = gpt2, soft
         self.encoder = Encoder(config, tokenizer, n_positions=gpt2.config.n_positions, template=template)
         if soft is not None and config.n_features and start is None:
-            soft.fit_features(*_feature_statistics(lists, config.n_features))
+            soft.fit_features(*feature_statistics(lists, config.n_features))
         entries = [validation[i] for i in range(len(validation))]
         self.validation = [self.encoder.encode(entry.input) for entry in entries]
         self.validation_labels = [entry.labels for entry in entries]
-        _freeze(gpt2, config.freeze)
+        # Fresh weights follow from the seed and the words; fitted to the width, words may round otherwise elsewhere.
+        fresh = start is None and config.model == "gpt2-mini"
+        embeddings = words.embeddings if words is not None else None
+        given = {} if embeddings is None else {"words": torch.from_numpy(np.asarray(embeddings))}
+        self.beginning: Mapping[str, torch.Tensor] = given if fresh else self.model.state_dict()
+        freeze_blocks(gpt2, config.freeze)
         self.names = {p: name for name, p in self.model.named_parameters() if p.requires_grad}
-        self.optimizer = _optimizer(self.names, config)
+        self.optimizer = make_optimizer(self.names, config)
         self.steps_per_epoch = -(-len(lists) // config.batch_lists)
         self.total_steps = self.steps_per_epoch * config.epochs
         self.step, self.spent, self.bad = 0, 0.0, 0
@@ -102,6 +104,7 @@ class TrainingRun:
         self.recent: list[dict[str, torch.Tensor]] = []
         self.history: list[Validation] = []
         self.checkpoint: Path | None = None
+        self.data = ""
 
     def fit(self) -> TrainingResult:
         """Run to the end of the epochs, of patience or of the time."""
@@ -232,7 +235,7 @@ class TrainingRun:
         tensors.update({f"recent{i}": state for i, state in enumerate(self.recent)})
         facts = {
             "config": self.config.to_dict(),
-            "n_lists": len(self.lists),
+            "data": self.data,
             "step": self.step,
             "spent": self.spent,
             "bad": self.bad,
@@ -243,13 +246,19 @@ class TrainingRun:
         save_checkpoint(directory, tensors, facts)
 
     def resume(self, directory: Path) -> None:
-        """Take up an earlier run's state if there is one. Raises ValueError if it was another configuration."""
+        """Take up an earlier run's state if there is one, and save there from now on.
+
+        Raises ValueError if it was another configuration, other data or another start.
+        """
         self.checkpoint = directory
+        self.data = digest_of(
+            self.lists, self.validation, self.validation_labels, encoder=self.encoder, weights=self.beginning
+        )
         found = load_checkpoint(directory)
         if found is None:
             return
         tensors, facts = found
-        if facts["config"] != self.config.to_dict() or facts["n_lists"] != len(self.lists):
+        if (facts["config"], facts.get("data")) != (self.config.to_dict(), self.data):
             raise ValueError(
                 f"{directory}: this checkpoint is of another configuration or other data; remove it or change back"
             )
@@ -265,34 +274,3 @@ class TrainingRun:
 
 def _trained_state(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
-
-
-def _freeze(gpt2: GPT2ForSequenceClassification, freeze: str) -> None:
-    blocks = blocks_of(gpt2)
-    n_trained = trainable_blocks(freeze, len(blocks))
-    if freeze == "none":
-        return
-    for parameter in gpt2.transformer.parameters():
-        parameter.requires_grad_(False)
-    for block in blocks[len(blocks) - n_trained :]:
-        for parameter in block.parameters():
-            parameter.requires_grad_(True)
-
-
-def _optimizer(names: dict[nn.Parameter, str], config: RerankConfig) -> torch.optim.Optimizer:
-    """AdamW; matrices decay, biases, norms and the learned first token do not."""
-    groups = [
-        {"params": [p for p in names if p.dim() >= 2], "weight_decay": config.weight_decay},
-        {"params": [p for p in names if p.dim() < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(0.9, 0.98), fused=True)
-
-
-def _feature_statistics(lists: Sequence[TrainingList], n_features: int) -> tuple[np.ndarray, np.ndarray]:
-    rows = np.unique(np.linspace(0, len(lists) - 1, FEATURE_SAMPLE).astype(int))
-    found = [lists[int(row)].input.candidate_features for row in rows]
-    features = [array for array in found if array is not None and len(array)]
-    if not features or features[0].shape[1] != n_features:
-        raise ValueError(f"expected {n_features} candidate_features in the training lists, found none or others")
-    stacked = np.concatenate(features).astype(np.float64)
-    return stacked.mean(0), stacked.std(0)

@@ -1,4 +1,4 @@
-"""Training learns, stops, resumes, freezes and keeps the best weights."""
+"""Training learns, stops, freezes and keeps the best weights."""
 
 from __future__ import annotations
 
@@ -88,46 +88,6 @@ def test_result_is_the_best_validated_state() -> None:
         max(entry.ndcg_at_10 for entry in result.history)
     )
     assert result.best_step in [entry.step for entry in result.history]
-
-
-def test_a_resumed_run_equals_one_that_was_never_interrupted(tmp_path: Path) -> None:
-    config = soft_config(dropout=0.1, epochs=2, average_last=2, patience=9)
-
-    class KilledError(Exception):
-        pass
-
-    def interrupt(line: str) -> None:
-        raise KilledError(line)
-
-    whole = train_reranker(SOFT_LISTS, validation=SOFT_LISTS[:40], config=config)
-    checkpoint = tmp_path / "checkpoint"
-    for _ in range(2):  # the progress line comes before the checkpoint: the first one is lost, as in a real kill
-        with pytest.raises(KilledError):
-            train_reranker(
-                SOFT_LISTS,
-                validation=SOFT_LISTS[:40],
-                config=config,
-                checkpoint_directory=checkpoint,
-                progress=interrupt,
-            )
-    lines: list[str] = []
-    resumed = train_reranker(
-        SOFT_LISTS, validation=SOFT_LISTS[:40], config=config, checkpoint_directory=checkpoint, progress=lines.append
-    )
-    again = train_reranker(
-        SOFT_LISTS, validation=SOFT_LISTS[:40], config=config, checkpoint_directory=checkpoint, progress=lines.append
-    )
-    assert resumed.reranker.fingerprint == whole.reranker.fingerprint == again.reranker.fingerprint
-    assert any(line.startswith("resumed at step") for line in lines)
-
-
-def test_a_checkpoint_of_another_configuration_is_refused(tmp_path: Path) -> None:
-    checkpoint = tmp_path / "checkpoint"
-    train_reranker(SOFT_LISTS[:16], validation=SOFT_LISTS[:8], config=soft_config(), checkpoint_directory=checkpoint)
-    with pytest.raises(ValueError, match="checkpoint is of another configuration or other data"):
-        train_reranker(
-            SOFT_LISTS[:16], validation=SOFT_LISTS[:8], config=soft_config(lr=1.0), checkpoint_directory=checkpoint
-        )
 
 
 @pytest.mark.parametrize(("freeze", "n_changed"), [("none", 2), ("last-1", 1), ("head", 0)])
