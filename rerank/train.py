@@ -42,7 +42,8 @@ def train_reranker(
         validation: read once and kept. Must hold at least one list with a positive label.
         encoder: for `gpt2-mini` with word budgets: where the vocabulary and the first word embeddings come from.
         start: continue from these weights instead of fresh ones; its configuration must fit `config`.
-        checkpoint_directory: written at every validation; if it exists, training resumes from it.
+        checkpoint_directory: written at every validation; if it exists, training resumes from it, or gives its result
+            again if it had ended. It must be of the same configuration, data and start.
         max_seconds: training ends (learning rate at zero) within about this time.
         progress: True prints a line per validation; a function gets the line.
     """

@@ -104,27 +104,36 @@ class TrainingRun:
         self.recent: list[dict[str, torch.Tensor]] = []
         self.history: list[Validation] = []
         self.checkpoint: Path | None = None
-        self.data = ""
+        self.data = self.stopped = ""
 
     def fit(self) -> TrainingResult:
-        """Run to the end of the epochs, of patience or of the time."""
+        """Run to the end of the epochs, of patience or of the time; a run that had ended gives its result again."""
         self.started = time.perf_counter() - self.spent
         first_step, first_second = self.step, self.spent
         every = max(1, self.steps_per_epoch // self.config.validations_per_epoch)
-        stopped, losses = "epochs", []
-        while self.step < self.total_steps:
+        losses: list[float] = []
+        while not self.stopped:
             losses.append(self._train_step())
             self.spent = time.perf_counter() - self.started
             out_of_time = self.max_seconds is not None and self.spent >= self.max_seconds
             if self.step % every == 0 or self.step == self.total_steps or out_of_time:
                 self._validate(float(np.mean(losses)))
                 losses = []
-                if self.bad >= self.config.patience or out_of_time:
-                    stopped = "max_seconds" if out_of_time else "patience"
-                    break
+                self.stopped = self._reason_to_stop(out_of_time)
+                # After the decision, so that a run that had ended is not trained on.
+                if self.checkpoint is not None:
+                    self._save(self.checkpoint)
         seen = (self.step - first_step) * self.config.batch_lists
         speed = seen / max(self.spent - first_second, 1e-9)
-        return self._result(stopped, speed)
+        return self._result(self.stopped, speed)
+
+    def _reason_to_stop(self, out_of_time: bool) -> str:
+        """Empty while training goes on."""
+        if out_of_time:
+            return "max_seconds"
+        if self.bad >= self.config.patience:
+            return "patience"
+        return "epochs" if self.step == self.total_steps else ""
 
     def _train_step(self) -> float:
         config = self.config
@@ -190,8 +199,6 @@ class TrainingRun:
             f"step {self.step}/{self.total_steps}  {self.spent:.0f} s  loss {train_loss:.4f}  "
             f"validation NDCG@10 {found:.4f}{' *' if self.bad == 0 else ''}"
         )
-        if self.checkpoint is not None:
-            self._save(self.checkpoint)
 
     def _ndcg(self) -> float:
         self.model.eval()
@@ -239,6 +246,7 @@ class TrainingRun:
             "step": self.step,
             "spent": self.spent,
             "bad": self.bad,
+            "stopped": self.stopped,
             "best": self.best,
             "best_step": self.best_step,
             "history": [vars(entry) for entry in self.history],
@@ -265,9 +273,9 @@ class TrainingRun:
         self.model.load_state_dict(tensors["model"])
         restore_optimizer(self.optimizer, tensors["optimizer"], self.names)
         self.best_state = tensors["best"]
-        self.recent = [tensors[name] for name in sorted(tensors) if name.startswith("recent")]
+        self.recent = [tensors[f"recent{i}"] for i in range(sum(name.startswith("recent") for name in tensors))]
         self.step, self.spent, self.bad = facts["step"], facts["spent"], facts["bad"]
-        self.best, self.best_step = facts["best"], facts["best_step"]
+        self.best, self.best_step, self.stopped = facts["best"], facts["best_step"], facts["stopped"]
         self.history = [Validation(**entry) for entry in facts["history"]]
         self.say(f"resumed at step {self.step} from {directory}")
 

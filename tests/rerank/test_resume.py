@@ -27,6 +27,7 @@ def trained(
     validation: list[TrainingList] = VALIDATION,
     start: Reranker | None = None,
     progress: bool | Progress = False,
+    max_seconds: float | None = None,
 ) -> TrainingResult:
     return train_reranker(
         lists,
@@ -35,6 +36,7 @@ def trained(
         start=start,
         checkpoint_directory=checkpoint,
         progress=progress,
+        max_seconds=max_seconds,
         device="cpu",
     )
 
@@ -114,3 +116,20 @@ def test_a_checkpoint_of_another_start_is_refused(tmp_path: Path) -> None:
     trained(config, checkpoint, start=one)
     with pytest.raises(ValueError, match="checkpoint is of another configuration or other data"):
         trained(config, checkpoint, start=other)
+
+
+@pytest.mark.parametrize("max_seconds", [None, 1e-9])
+def test_a_run_that_had_ended_gives_its_result_again(max_seconds: float | None, tmp_path: Path) -> None:
+    config, checkpoint = soft_config(lr=0.0, epochs=9, patience=1), tmp_path / "checkpoint"
+    first = trained(config, checkpoint, max_seconds=max_seconds)
+    again = trained(config, checkpoint, max_seconds=max_seconds)
+    assert first.stopped == again.stopped == ("patience" if max_seconds is None else "max_seconds")
+    assert first.history == again.history
+    assert first.reranker.fingerprint == again.reranker.fingerprint
+
+
+def test_the_last_states_to_average_keep_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, checkpoint = soft_config(epochs=7, patience=99, average_last=11), tmp_path / "checkpoint"
+    kill_after(12, config, checkpoint, monkeypatch)  # eleven states: as text, recent10 comes before recent2
+    averaged = trained(config, checkpoint)
+    assert averaged.reranker.fingerprint == trained(config).reranker.fingerprint
