@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+import torch
 
 from rerank import RerankConfig, Reranker, TrainingList, TrainingResult, train_reranker, training_run
 from rerank.checkpoint import load_checkpoint, save_checkpoint
@@ -133,3 +134,14 @@ def test_the_last_states_to_average_keep_their_order(tmp_path: Path, monkeypatch
     kill_after(12, config, checkpoint, monkeypatch)  # eleven states: as text, recent10 comes before recent2
     averaged = trained(config, checkpoint)
     assert averaged.reranker.fingerprint == trained(config).reranker.fingerprint
+
+
+def test_a_kill_between_the_two_renames_leaves_the_old_state(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "checkpoint"
+    save_checkpoint(checkpoint, {"model": {"a": torch.ones(1)}}, {"step": 1})
+    checkpoint.rename(tmp_path / "checkpoint.old")
+    found = load_checkpoint(checkpoint)
+    assert found is not None
+    tensors, facts = found
+    assert facts == {"step": 1}
+    assert tensors["model"]["a"].item() == 1

@@ -90,6 +90,27 @@ def test_result_is_the_best_validated_state() -> None:
     assert result.best_step in [entry.step for entry in result.history]
 
 
+@pytest.mark.parametrize(("lr", "averaged"), [(3e-3, True), (3e-2, False)])
+def test_the_average_of_the_last_states_is_taken_only_where_it_is_no_worse(lr: float, averaged: bool) -> None:
+    from rerank.metrics import ndcg_at_10
+
+    checks = SOFT_LISTS[32:48]
+    plain, tried = (
+        train_reranker(
+            SOFT_LISTS[:32],
+            validation=checks,
+            config=soft_config(lr=lr, epochs=7, patience=99, average_last=n),
+            device="cpu",
+        )
+        for n in (1, 11)
+    )
+    assert tried.averaged is averaged
+    assert tried.best_ndcg_at_10 >= plain.best_ndcg_at_10
+    assert torch.equal(tried.reranker.gpt2.score.weight, plain.reranker.gpt2.score.weight) is not averaged
+    found = ndcg_at_10(tried.reranker.score_many([entry.input for entry in checks]), [e.labels for e in checks])
+    assert found == pytest.approx(tried.best_ndcg_at_10)
+
+
 @pytest.mark.parametrize(("freeze", "n_changed"), [("none", 2), ("last-1", 1), ("head", 0)])
 def test_frozen_blocks_do_not_change(freeze: str, n_changed: int) -> None:
     def blocks(epoch_lr: float) -> list[torch.Tensor]:
