@@ -7,6 +7,8 @@ was slower: 7.4 against 3.8 ms for 1,600 queries, 200 keys, 6 heads on one core,
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 import torch.nn.functional as F
 
@@ -34,9 +36,23 @@ def attend(
         return _differentiable(query, key, value, scaling, hidden, dropout)
     if query.device.type == "cpu" and query.dtype == torch.float32:
         return _blocked(query, key, value, scaling, hidden)
-    if query.is_cuda and hidden is None and query.dtype in (torch.float16, torch.bfloat16):
+    if query.is_cuda and hidden is None and flash_takes(query.dtype, query.shape[-1], capability(query.device)):
         return _blocked_cuda(query, key, value, scaling)
     return _in_place(query, key, value, scaling, hidden)
+
+
+def flash_takes(dtype: torch.dtype, head_dim: int, capability: tuple[int, int]) -> bool:
+    """Whether CUDA's blocked kernel computes this: half precision, heads of 8, 16, ... 256, from Ampere (8.0) on.
+
+    The kernel is called directly, and so are its limits ours: it refuses all else.
+    """
+    return dtype in (torch.float16, torch.bfloat16) and head_dim % 8 == 0 and head_dim <= 256 and capability >= (8, 0)
+
+
+@cache
+def capability(device: torch.device) -> tuple[int, int]:
+    """The compute capability of a CUDA device, asked for once."""
+    return torch.cuda.get_device_capability(device)
 
 
 def join(first: Part, second: Part) -> Part:

@@ -51,9 +51,12 @@ def optimizer_state(optimizer: torch.optim.Optimizer, names: Mapping[torch.nn.Pa
 
 
 def restore_optimizer(optimizer: torch.optim.Optimizer, state: State, names: Mapping[torch.nn.Parameter, str]) -> None:
-    """The inverse of `optimizer_state`."""
-    by_name = {name: parameter for parameter, name in names.items()}
+    """The inverse of `optimizer_state`; torch puts moments and step counts on the device they belong to."""
+    ordered = (parameter for group in optimizer.param_groups for parameter in group["params"])
+    rows = {names[parameter]: row for row, parameter in enumerate(ordered)}
+    moments: dict[int, State] = {}
     for label, value in state.items():
         name, _, key = label.rpartition("|")
-        if name in by_name:
-            optimizer.state[by_name[name]][key] = value
+        if name in rows:
+            moments.setdefault(rows[name], {})[key] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": moments})

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from rerank.attention import _differentiable, _in_place, attend, join
+from rerank.attention import _differentiable, _in_place, attend, flash_takes, join
 from rerank.encode import Encoded
 from rerank.training_run import TrainingRun
 from tests.rerank.test_train import LISTS, config_of, words_of_tiny
@@ -53,6 +53,33 @@ def test_all_ways_give_the_same_numbers(with_holes: bool) -> None:
     ):
         torch.testing.assert_close(blocked[0], other[0])
         torch.testing.assert_close(blocked[1], other[1])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "head_dim", "capability", "taken"),
+    [
+        (torch.bfloat16, 64, (8, 0), True),
+        (torch.float16, 256, (9, 0), True),
+        (torch.float32, 64, (9, 0), False),
+        (torch.bfloat16, 20, (9, 0), False),
+        (torch.bfloat16, 264, (9, 0), False),
+        (torch.float16, 64, (7, 5), False),
+    ],
+)
+def test_cudas_blocked_kernel_is_asked_only_for_what_it_computes(
+    dtype: torch.dtype, head_dim: int, capability: tuple[int, int], taken: bool
+) -> None:
+    assert flash_takes(dtype, head_dim, capability) is taken
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("head_dim", [20, 64, 264])
+def test_heads_of_any_width_are_attended_on_cuda(head_dim: int) -> None:
+    query, key, value = torch.randn(3, 2, 4, 9, head_dim, generator=torch.Generator().manual_seed(0))
+    exact = _in_place(query, key, value, 0.1, None)
+    found = attend(*(part.cuda().bfloat16() for part in (query, key, value)), scaling=0.1)
+    torch.testing.assert_close(found[0].float().cpu(), exact[0], rtol=0.05, atol=0.05)
+    torch.testing.assert_close(found[1].cpu(), exact[1], rtol=0.05, atol=0.05)
 
 
 def test_gradients_through_the_shared_context_equal_those_of_plain_pairs() -> None:

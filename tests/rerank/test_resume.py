@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from rerank import RerankConfig, Reranker, TrainingList, TrainingResult, train_reranker, training_run
-from rerank.checkpoint import load_checkpoint, save_checkpoint
+from rerank.checkpoint import load_checkpoint, restore_optimizer, save_checkpoint
 from rerank.training_run import Progress
 from tests.rerank.test_train import SOFT_LISTS, soft_config, soft_list
 
@@ -145,3 +145,22 @@ def test_a_kill_between_the_two_renames_leaves_the_old_state(tmp_path: Path) -> 
     tensors, facts = found
     assert facts == {"step": 1}
     assert tensors["model"]["a"].item() == 1
+
+
+def test_restored_moments_and_steps_are_where_torch_itself_puts_them() -> None:
+    elsewhere = torch.nn.Parameter(torch.empty(2, device="meta"))  # stands for a GPU
+    optimizer = torch.optim.AdamW([elsewhere], fused=True)
+    state = {"w|exp_avg": torch.zeros(2), "w|step": torch.tensor(3.0)}
+    restore_optimizer(optimizer, state, {elsewhere: "w"})
+    assert optimizer.state[elsewhere]["exp_avg"].device.type == "meta"
+    assert optimizer.state[elsewhere]["step"].device.type == "meta"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_run_on_cuda_is_resumed_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, checkpoint = soft_config(epochs=1, patience=9), tmp_path / "checkpoint"
+    kill_after(1, config, checkpoint, monkeypatch)
+    resumed = train_reranker(
+        LISTS, validation=VALIDATION, config=config, checkpoint_directory=checkpoint, device="cuda"
+    )
+    assert [entry.step for entry in resumed.history] == [2, 4]
