@@ -109,7 +109,7 @@ def build_model(
         if config.model == "gpt2-mini":
             gpt2, tokenizer = _build_mini(config, words)
         else:
-            gpt2, tokenizer = load_classifier(config.model)
+            gpt2, tokenizer = load_classifier(config.model, to_train=True)
         soft = None
         if config.vector_dim:
             soft = SoftTokens(config.vector_dim, config.n_features, gpt2.config.n_embd)
@@ -196,24 +196,41 @@ def words_of_encoder(encoder: str | Path | LoadedEncoder) -> Words:
         if not names:
             raise ValueError(f"{weights}: no tensor named *word_embeddings.weight; is this a BERT encoder?")
         embeddings = tensors.get_tensor(names[0]).astype(np.float32)
-    return Words(AutoTokenizer.from_pretrained(str(directory)), embeddings)
+    return Words(AutoTokenizer.from_pretrained(str(directory), trust_remote_code=False), embeddings)
 
 
-def load_classifier(source: str | Path) -> tuple[GPT2ForSequenceClassification, PreTrainedTokenizerBase | None]:
+def load_classifier(
+    source: str | Path, *, to_train: bool = False
+) -> tuple[GPT2ForSequenceClassification, PreTrainedTokenizerBase | None]:
     """A GPT-2 classifier with one label from a directory or a hub name, and its tokenizer if it has one.
 
-    `gpt2` from the hub has no score head yet; it begins random. Raises ValueError for another architecture or more
-    than one label.
+    Args:
+        to_train: a language model such as the hub's `gpt2`, which has no score head yet, gets a random one.
+
+    Raises:
+        ValueError: another architecture, more than one label, or weights are missing, which would begin random.
     """
-    shape = AutoConfig.from_pretrained(str(source))
-    if not any("SequenceClassification" in name for name in shape.architectures or ()):
-        shape.num_labels = 1  # a language model, such as the hub's gpt2: it has no score head yet
+    shape = AutoConfig.from_pretrained(str(source), trust_remote_code=False)
+    is_classifier = any("SequenceClassification" in name for name in shape.architectures or ())
+    if not is_classifier:
+        shape.num_labels = 1
     check_supported(shape, str(source))
-    gpt2 = GPT2ForSequenceClassification.from_pretrained(str(source), config=shape, use_safetensors=True)
+    gpt2, found = GPT2ForSequenceClassification.from_pretrained(
+        str(source), config=shape, use_safetensors=True, output_loading_info=True
+    )
+    missing = set(found["missing_keys"])
+    if to_train and not is_classifier:
+        missing.discard("score.weight")
     directory = Path(source)
+    if missing:
+        place = directory / "model.safetensors" if directory.is_dir() else source
+        raise ValueError(
+            f"{place}: expected all weights of a classifier, got none for {sorted(missing)}; "
+            "save it again, or train one (`train_reranker`) if this is a language model"
+        )
     tokenizer = None
     if not directory.is_dir() or (directory / "tokenizer_config.json").is_file():
-        tokenizer = AutoTokenizer.from_pretrained(str(source))
+        tokenizer = AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
     return gpt2.float(), tokenizer
 
 
