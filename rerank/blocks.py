@@ -60,7 +60,7 @@ class LiveBlock:
 
 
 class FrozenBlock:
-    """A block whose weights are cast and laid out once, for scoring. Shares no memory with the module."""
+    """A block whose matrices are copied, cast and laid out once, for scoring. The two norms stay the module's own."""
 
     attention_dropout = 0.0
     scaling = 1.0  # queries come out already scaled

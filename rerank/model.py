@@ -215,7 +215,7 @@ def load_classifier(
     if not is_classifier:
         shape.num_labels = 1
     check_supported(shape, str(source))
-    gpt2, found = GPT2ForSequenceClassification.from_pretrained(
+    gpt2, found = GPT2ForSequenceClassification.from_pretrained(  # pyright: ignore[reportGeneralTypeIssues]
         str(source), config=shape, use_safetensors=True, output_loading_info=True
     )
     missing = set(found["missing_keys"])

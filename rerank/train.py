@@ -41,7 +41,7 @@ def train_reranker(
         lists: indexed lazily, one `lists[i]` per use; lists without a positive label teach the listwise loss nothing.
         validation: read once and kept. Must hold at least one list with a positive label.
         encoder: for `gpt2-mini` with word budgets: where the vocabulary and the first word embeddings come from.
-        start: continue from these weights instead of fresh ones; its configuration must fit `config`.
+        start: continue from a copy of these weights instead of fresh ones; it must read what `config` says.
         checkpoint_directory: written at every validation; if it exists, training resumes from it, or gives its result
             again if it had ended. It must be of the same configuration, data and start.
         max_seconds: training ends (learning rate at zero) within about this time.

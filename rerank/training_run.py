@@ -21,11 +21,11 @@ from rerank.engine import run_candidates, run_context
 from rerank.inputs import TrainingList
 from rerank.losses import LOSSES
 from rerank.metrics import ndcg_at_10
-from rerank.model import Words, blocks_of, build_model
+from rerank.model import Words, blocks_of
 from rerank.precision import resolve_device, resolve_dtype
 from rerank.reranker import Reranker
 from rerank.scorer import Scorer, joined_priors
-from rerank.training_setup import digest_of, feature_statistics, freeze_blocks, make_optimizer
+from rerank.training_setup import digest_of, feature_statistics, first_models, freeze_blocks, make_optimizer
 
 
 @dataclass(frozen=True)
@@ -73,12 +73,7 @@ class TrainingRun:
         self.say: Progress = say
         self.device = resolve_device(device)
         self.dtype = resolve_dtype(config.precision, self.device)
-        if start is not None:
-            gpt2, tokenizer, soft = start.gpt2, start.tokenizer, start.soft
-            template = start.encoder.template
-        else:
-            gpt2, tokenizer, soft = build_model(config, words)
-            template = None
+        gpt2, tokenizer, soft, template = first_models(config, words, start)
         self.tokenizer = tokenizer
         self.model = nn.ModuleDict({"gpt2": gpt2, **({"soft": soft} if soft is not None else {})}).to(self.device)
         self.gpt2, self.soft = gpt2, soft

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from torch import nn
-from transformers import GPT2ForSequenceClassification
+from transformers import GPT2ForSequenceClassification, PreTrainedTokenizerBase
 
 from rerank.config import RerankConfig, trainable_blocks
 from rerank.encode import Encoded, Encoder
 from rerank.inputs import TrainingList
-from rerank.model import blocks_of
+from rerank.model import SoftTokens, Words, blocks_of, build_model
+from rerank.prompt import Template
+from rerank.reranker import Reranker
 
 FEATURE_SAMPLE = 512
 """Training lists from which feature means and deviations are taken: some 50,000 rows are plenty."""
@@ -44,6 +47,23 @@ def digest_of(
     for name, tensor in sorted(weights.items()):
         digest.update(name.encode() + tensor.detach().cpu().float().contiguous().numpy().tobytes())
     return digest.hexdigest()
+
+
+def first_models(
+    config: RerankConfig, words: Words | None, start: Reranker | None
+) -> tuple[GPT2ForSequenceClassification, PreTrainedTokenizerBase | None, SoftTokens | None, Template | None]:
+    """What a training changes: fresh models, or copies of those of `start`, which stays as it was.
+
+    Raises ValueError if `start` reads other inputs than `config` says.
+    """
+    if start is None:
+        return *build_model(config, words), None
+    for name in ("vector_dim", "n_features", "prior"):
+        given, wanted = getattr(start.config, name), getattr(config, name)
+        if given != wanted:
+            raise ValueError(f"start: expected a reranker with {name} {wanted!r} as in config, got {given!r}")
+    gpt2, soft = copy.deepcopy(start.gpt2), copy.deepcopy(start.soft)
+    return gpt2, start.tokenizer, soft, start.encoder.template
 
 
 def freeze_blocks(gpt2: GPT2ForSequenceClassification, freeze: str) -> None:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from rerank import RerankConfig, RerankInput, TrainingList, train_reranker, words_of_encoder
-from rerank.model import Words, blocks_of, fit_width
+from rerank import RerankConfig, Reranker, RerankInput, TrainingList, train_reranker, words_of_encoder
+from rerank.model import Words, blocks_of, build_model, fit_width
 from tests.tiny import VOCABULARY, WORDS, tiny_sentence_transformer, tiny_tokenizer
 
 RNG = np.random.default_rng(0)
@@ -211,3 +211,24 @@ def test_lists_without_candidates_do_no_harm() -> None:
     config = soft_config(epochs=1, batch_lists=1)
     result = train_reranker([*SOFT_LISTS[:4], empty], validation=[*SOFT_LISTS[:4], empty], config=config)
     assert np.isfinite([entry.train_loss for entry in result.history]).all()
+
+
+def test_a_reranker_that_training_starts_from_stays_as_it_was() -> None:
+    config = soft_config(epochs=1, lr=1e-2)
+    start = train_reranker(SOFT_LISTS[:16], validation=SOFT_LISTS[:8], config=config, device="cpu").reranker
+    fingerprint, scores = start.fingerprint, start.score(SOFT_LISTS[0].input)
+    further = train_reranker(
+        SOFT_LISTS[:16], validation=SOFT_LISTS[:8], config=config, start=start, device="cpu"
+    ).reranker
+    assert further.fingerprint != fingerprint
+    assert start.fingerprint == fingerprint
+    np.testing.assert_array_equal(start.score(SOFT_LISTS[0].input), scores)
+
+
+@pytest.mark.parametrize("changes", [{"vector_dim": 5}, {"n_features": 3}, {"prior": True}])
+def test_a_start_that_reads_other_inputs_is_refused(changes: dict) -> None:
+    config = soft_config()
+    gpt2, tokenizer, soft = build_model(config)
+    start = Reranker(gpt2, tokenizer, soft, config, device="cpu")
+    with pytest.raises(ValueError, match=f"start: expected a reranker with {next(iter(changes))}"):
+        train_reranker(SOFT_LISTS[:8], validation=SOFT_LISTS[:8], config=soft_config(**changes), start=start)
