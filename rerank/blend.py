@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rerank.history_model import HistoryModel
+from rerank.history_model import FACTS, PROJECTIONS, HistoryModel
 from rerank.history_scorer import HistoryScorer
 from rerank.inputs import RerankInput
 from rerank.losses import listwise
@@ -68,6 +69,17 @@ class Blended:
             return None
         weights = Blend(**json.loads((directory / WEIGHTS).read_text(encoding="utf-8")))
         return cls(HistoryModel.load(directory / DIRECTORY, device=device), weights, dtype)
+
+
+def remove_blended(directory: str | Path) -> None:
+    """Remove what `Blended.save` wrote, if there is anything, and nothing else that lies there."""
+    (Path(directory) / WEIGHTS).unlink(missing_ok=True)
+    folder = Path(directory) / DIRECTORY
+    if (folder / FACTS).is_file():
+        for name in (PROJECTIONS, "config.json", "model.safetensors", FACTS):
+            (folder / name).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # somebody keeps something else in it
+            folder.rmdir()
 
 
 def fit_blend(cross: Sequence[np.ndarray], history: Sequence[np.ndarray], labels: Sequence[np.ndarray]) -> Blend:

@@ -62,6 +62,11 @@ class Cascade:
         return cls(tensors["head"].numpy().copy(), n_blocks, keep)
 
 
+def remove_cascade(directory: str | Path) -> None:
+    """Remove what `Cascade.save` wrote, if there is anything."""
+    (Path(directory) / FILE).unlink(missing_ok=True)
+
+
 @dataclass(frozen=True)
 class CascadeReport:
     """What a cascade costs and saves, on lists it was not fitted on."""

@@ -20,6 +20,7 @@ from rerank.model import check_supported, frame_id, load_classifier
 from rerank.precision import resolve_device, resolve_dtype
 from rerank.prompt import Template, Tokens, candidate_ids
 from rerank.scorer import Scorer
+from rerank.storage import SOFT
 
 Activation = Callable[[torch.Tensor], torch.Tensor]
 
@@ -46,6 +47,8 @@ class CrossEncoder:
         activation_fn: applied to the logits; the sigmoid by default, as in sentence-transformers.
         """
         if model_name_or_path is not None:
+            if (Path(model_name_or_path) / SOFT).is_file():
+                raise ValueError(f"{model_name_or_path}: this reranker reads vectors too; use Reranker.load")
             model, tokenizer = load_classifier(model_name_or_path)
         if model is None or tokenizer is None:
             raise ValueError("expected a model directory with a tokenizer, or both model= and tokenizer=")

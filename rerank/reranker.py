@@ -12,8 +12,8 @@ import numpy as np
 from torch import nn
 from transformers import GPT2ForSequenceClassification, PreTrainedTokenizerBase
 
-from rerank.blend import Blend, Blended, fit_blend
-from rerank.cascade import Cascade, CascadeReport, fit_cascade
+from rerank.blend import Blend, Blended, fit_blend, remove_blended
+from rerank.cascade import Cascade, CascadeReport, fit_cascade, remove_cascade
 from rerank.config import RerankConfig
 from rerank.context_cache import ContextCache
 from rerank.encode import Encoder
@@ -86,7 +86,18 @@ class Reranker:
 
     @property
     def fingerprint(self) -> str:
-        """sha256 of all weights and of what stands in the prompt: equal fingerprints give equal scores."""
+        """sha256 of all weights and of what stands in the prompt: equal fingerprints of rerankers with the same
+        tokenizer give equal scores."""
+        if self.cascade is None:
+            return self.early_fingerprint
+        shape = [self.cascade.n_blocks, self.cascade.keep]
+        digest = hashlib.sha256(json.dumps([self.early_fingerprint, *shape]).encode())
+        digest.update(self.cascade.head.tobytes())
+        return digest.hexdigest()
+
+    @property
+    def early_fingerprint(self) -> str:
+        """The fingerprint without the cascade, which is what the first versions wrote into their bundles."""
         digest = hashlib.sha256(json.dumps([self.config.to_dict(), self.encoder.template.to_dict()]).encode())
         if self.history is not None:
             digest.update(json.dumps(asdict(self.history.blend)).encode())
@@ -97,8 +108,13 @@ class Reranker:
         return digest.hexdigest()
 
     def save(self, directory: str | Path) -> None:
-        """Write a directory that `load` and `AutoModelForSequenceClassification.from_pretrained` read."""
+        """Write a directory that `load` and `AutoModelForSequenceClassification.from_pretrained` read.
+
+        Parts of an earlier reranker that this one does not have are removed.
+        """
         save_parts(directory, self.gpt2, self.tokenizer, self.soft, self.config, self.encoder.template)
+        remove_cascade(directory)
+        remove_blended(directory)
         for part in (self.cascade, self.history):
             if part is not None:
                 part.save(directory)

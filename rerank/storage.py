@@ -31,12 +31,15 @@ def save_parts(
     config: RerankConfig,
     template: Template,
 ) -> None:
-    """Write a reranker into `directory`, which is made if needed."""
+    """Write a reranker into `directory`, which is made if needed; parts it lacks are removed there."""
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     gpt2.save_pretrained(str(directory))
     if tokenizer is not None:
         tokenizer.save_pretrained(str(directory))
+    else:
+        (directory / "tokenizer_config.json").unlink(missing_ok=True)  # an earlier reranker's; none is read without it
+    (directory / SOFT).unlink(missing_ok=True)
     if soft is not None:
         save_file({k: v.detach().cpu().contiguous() for k, v in soft.state_dict().items()}, str(directory / SOFT))
     facts = {"format": FORMAT, "config": config.to_dict(), "template": template.to_dict()}

@@ -10,7 +10,9 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, GPT2Config, GPT2ForSequenceClassification
 
-from rerank import RerankConfig, Reranker, RerankInput
+from rerank import CrossEncoder, HistoryModel, HistoryModelConfig, RerankConfig, Reranker, RerankInput
+from rerank.blend import Blend, Blended
+from rerank.cascade import Cascade
 from rerank.storage import FACTS, SOFT
 from tests.rerank.contract import plain_scores
 from tests.rerank.test_reranker import SOFT_ONLY, WORDS_ONLY, reranker
@@ -123,3 +125,41 @@ def test_unknown_options_are_named() -> None:
 def test_impossible_options_are_refused(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         RerankConfig.from_dict({"candidate_tokens": 8} | options)
+
+
+def test_parts_of_an_earlier_reranker_do_not_come_back(tmp_path: Path) -> None:
+    shared, words = reranker(**SOFT_ONLY), reranker(**WORDS_ONLY)
+    full = Reranker(shared.gpt2, shared.tokenizer, shared.soft, shared.config, precision="float32", device="cpu")
+    full.cascade = Cascade(np.ones(16, dtype=np.float32), n_blocks=1, keep=1)
+    shape = HistoryModelConfig(vector_dim=8, n_embd=16, n_layer=1, n_head=2, history_items=4)
+    full.history = Blended(HistoryModel(shape).eval(), Blend(1.0, 5.0))
+    full.save(tmp_path)
+    (tmp_path / "history" / "notes.txt").write_text("not ours")
+    shared.save(tmp_path)
+    loaded = Reranker.load(tmp_path, precision="float32", device="cpu")
+    np.testing.assert_array_equal(loaded.score(GIVEN), shared.score(GIVEN))
+    assert loaded.cascade is None
+    assert loaded.history is None
+    assert [place.name for place in (tmp_path / "history").iterdir()] == ["notes.txt"]
+    words.save(tmp_path)
+    assert not (tmp_path / SOFT).exists()
+    Reranker(shared.gpt2, None, shared.soft, shared.config, device="cpu").save(tmp_path)
+    assert Reranker.load(tmp_path, device="cpu").tokenizer is None
+
+
+def test_another_cascade_is_another_reranker_and_none_leaves_the_fingerprint_of_earlier_versions() -> None:
+    shared = reranker(**SOFT_ONLY)
+    own = Reranker(shared.gpt2, shared.tokenizer, shared.soft, shared.config, precision="float32", device="cpu")
+    assert own.fingerprint == own.early_fingerprint
+    found = {own.fingerprint}
+    for head, n_blocks, keep in ((1.0, 1, 1), (2.0, 1, 1), (1.0, 2, 1), (1.0, 1, 2)):
+        own.cascade = Cascade(np.full(16, head, dtype=np.float32), n_blocks, keep)
+        found.add(own.fingerprint)
+    assert len(found) == 5
+    assert own.early_fingerprint in found
+
+
+def test_a_reranker_of_vectors_is_no_cross_encoder(tmp_path: Path) -> None:
+    reranker(**SOFT_ONLY, **WORDS_ONLY).save(tmp_path)
+    with pytest.raises(ValueError, match=r"this reranker reads vectors too; use Reranker\.load"):
+        CrossEncoder(tmp_path, device="cpu")
