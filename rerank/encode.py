@@ -107,8 +107,9 @@ class Encoder:
     def _context_ids(self, given: RerankInput) -> np.ndarray:
         if self.tokens is None or not self.config.history_tokens:
             return np.empty(0, dtype=np.int64)
-        # The newest items that can fit: every item but an empty one has at least one token.
-        items = self.tokens.ids(given.context_texts[: self.config.history_tokens])
+        # The newest items that can fit: an item with tokens has at least one, one without says nothing.
+        texts = [text for text in given.context_texts if not isinstance(text, str) or text.replace("\0", " ").strip()]
+        items = [ids for ids in self.tokens.ids(texts[: self.config.history_tokens]) if len(ids)]
         return context_ids(items, self.template, budget=self.config.history_tokens, newest_last=self.config.newest_last)
 
     def _context_vectors(self, given: RerankInput) -> np.ndarray | None:

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rerank import RerankInput
 from rerank.prompt import MAX_TEXT_CHARS, Template, Tokens, candidate_ids, context_ids
+from tests.rerank.test_reranker import reranker
 from tests.tiny import SPECIAL_TOKENS, VOCABULARY, tiny_tokenizer
 
 FRAME = Template(opening=(90,), joiner=(91,), closing=(92,), ending=(93,))
@@ -100,3 +102,15 @@ def test_pair_template_is_the_tokenizers_own() -> None:
     cls, sep = VOCABULARY.index("[CLS]"), VOCABULARY.index("[SEP]")
     assert Template.of_pairs(tiny_tokenizer()) == Template((cls,), (), (sep,), (sep,))
     assert Template.from_dict(FRAME.to_dict()) == FRAME
+
+
+def test_white_space_does_not_push_words_out() -> None:
+    spaced, plain = Tokens(tiny_tokenizer()).ids(["\n" * 4_100 + "red" + " " * 4_100 + "cat", "red cat"])
+    assert spaced.tolist() == plain.tolist()
+
+
+def test_blank_texts_do_not_hide_older_history() -> None:
+    words = reranker(history_tokens=40, candidate_tokens=20).encoder
+    plain = words.encode(RerankInput(("red cat", "old book"), ("dog",))).context_ids
+    blank = words.encode(RerankInput((*("", " \n", "\0") * 45, "red cat", "", "old book"), ("dog",))).context_ids
+    assert plain.tolist() == blank.tolist()
