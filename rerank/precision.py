@@ -8,13 +8,16 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def resolve_device(device: str) -> torch.device:
-    """`auto` is CUDA where there is one, else the CPU. Raises ValueError for what torch does not know."""
+    """`auto` is CUDA where there is one, else the CPU. Raises ValueError for a device that is unknown or not there."""
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        return torch.device(device)
+        chosen = torch.device(device)
     except RuntimeError:
         raise ValueError(f"device: expected auto, cpu or cuda, got {device!r}") from None
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device={device!r}: no CUDA device is available; use device='auto' or 'cpu'")
+    return chosen
 
 
 def resolve_dtype(precision: str, device: torch.device) -> torch.dtype:

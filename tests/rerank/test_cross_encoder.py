@@ -107,3 +107,49 @@ def test_kept_states_stay_within_their_memory() -> None:
         kept.score(RerankInput((WORDS[row],), ("dog",)))
         assert kept.context_cache.size_bytes <= 20_000
     assert 0 < len(kept.context_cache) < 30
+
+
+@pytest.mark.parametrize("activation", [torch.nn.Identity(), torch.nn.Sigmoid()])
+def test_the_activation_sentence_transformers_saved_is_used(
+    activation: torch.nn.Module, directory: Path, tmp_path: Path
+) -> None:
+    from sentence_transformers import CrossEncoder as TheirCrossEncoder
+
+    theirs = TheirCrossEncoder(str(directory), device="cpu", activation_fn=activation)
+    theirs.save_pretrained(str(tmp_path))
+    found = CrossEncoder(tmp_path, device="cpu").predict(PAIRS[0])
+    assert found == pytest.approx(float(theirs.predict(PAIRS[0])), abs=1e-6)
+
+
+def test_an_activation_we_do_not_know_is_refused(tmp_path: Path) -> None:
+    model = tiny_gpt2()
+    model.config.sentence_transformers = {"activation_fn": "torch.nn.modules.activation.Tanh"}
+    with pytest.raises(ValueError, match=r"expected an activation of \['Identity', 'Sigmoid'\], got 'torch.*Tanh'"):
+        CrossEncoder(model=model, tokenizer=tiny_tokenizer(), device="cpu")
+    CrossEncoder(model=model, tokenizer=tiny_tokenizer(), device="cpu", activation_fn=torch.tanh)
+
+
+def test_sentence_transformers_options_are_taken(directory: Path) -> None:
+    ours = CrossEncoder(directory, device="cpu")
+    expected = ours.predict(PAIRS)
+    tensor = ours.predict(PAIRS, convert_to_tensor=True, apply_softmax=True)
+    assert isinstance(tensor, torch.Tensor)
+    np.testing.assert_array_equal(tensor.numpy(), expected)
+    several = ours.predict(PAIRS, convert_to_numpy=False)
+    assert isinstance(several, list)
+    assert several[3].item() == expected[3]
+    assert ours.rank("red", ["cat", "dog"], batch_size=8, show_progress_bar=False) == ours.rank("red", ["cat", "dog"])
+
+
+@pytest.mark.parametrize("bad", [("a", None), (["a"], "b"), ("a", "b", "c")])
+def test_a_bad_pair_is_named_by_its_place_in_the_input(bad: tuple, directory: Path) -> None:
+    with pytest.raises(ValueError, match=r"pair 2: expected \(query, document\), two str"):
+        CrossEncoder(directory, device="cpu").predict([("a", "b"), ("c", "d"), bad])
+
+
+def test_a_length_below_one_and_cuda_without_cuda_are_refused(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="max_length: expected at least 1, got 0"):
+        CrossEncoder(directory, device="cpu", max_length=0)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(ValueError, match="device='cuda': no CUDA device is available"):
+        CrossEncoder(directory, device="cuda")
