@@ -90,7 +90,7 @@ def fit_blend(cross: Sequence[np.ndarray], history: Sequence[np.ndarray], labels
     Args:
         cross, history: both scores of every list, float32 (n_candidates,) each. labels: 0 = not wanted.
     """
-    if not cross:
+    if not sum(len(wanted) for wanted in labels):
         return Blend()
     owner = torch.from_numpy(np.repeat(np.arange(len(labels)), [len(wanted) for wanted in labels]))
     both = torch.from_numpy(np.stack([np.concatenate(cross), np.concatenate(history)], axis=1).astype(np.float64))

@@ -6,6 +6,7 @@ accepts only a loss within the tolerance. The context is computed once for both 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -95,8 +96,14 @@ def fit_cascade(
     """
     if not 1 <= n_blocks < len(scorer.blocks):
         raise ValueError(f"n_blocks: expected 1 to {len(scorer.blocks) - 1}, got {n_blocks}")
+    if keep < 1:
+        raise ValueError(f"keep: expected at least 1, got {keep}")
+    full_lists = [row for row, encoded in enumerate(lists) if encoded.n_candidates]
+    lists, labels = [lists[row] for row in full_lists], [labels[row] for row in full_lists]
     if len(lists) < 2:
-        raise ValueError(f"expected at least 2 lists, one to fit on and one to judge by, got {len(lists)}")
+        raise ValueError(
+            f"expected at least 2 lists with candidates, one to fit on and one to judge by, got {len(lists)}"
+        )
     rows, targets = [], []
     for encoded in lists[::2]:
         states = scorer.contexts([encoded])
@@ -119,7 +126,15 @@ def judge_cascade(
     *,
     tolerance: float = 0.01,
 ) -> CascadeReport:
-    """Compare NDCG@10 and time of the full model and the cascade, list by list."""
+    """Compare NDCG@10 and time of the full model and the cascade, list by list.
+
+    Lists of at most `keep` candidates are scored in full both ways, so they do not judge; without others the cascade is
+    not accepted, and the figures are NaN.
+    """
+    judges = [row for row, encoded in enumerate(lists) if encoded.n_candidates > cascade.keep]
+    if not judges:
+        return CascadeReport(math.nan, math.nan, math.nan, math.nan, accepted=False)
+    lists, labels = [lists[row] for row in judges], [labels[row] for row in judges]
     start = time.perf_counter()
     full = [scorer.score_many([encoded])[0] for encoded in lists]
     middle = time.perf_counter()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, fields
 from typing import Literal
 
@@ -76,6 +77,11 @@ class RerankConfig:
         for name in ("max_history_items", "history_tokens", "candidate_tokens", "vector_dim", "n_features"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}: expected at least 0, got {getattr(self, name)!r}")
+        for name in ("dropout", "warmup"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected 0 to below 1, got {getattr(self, name)!r}")
+        if not 0 <= self.lr < math.inf:
+            raise ValueError(f"lr: expected a finite number >= 0, got {self.lr!r}")
         if self.n_embd % self.n_head:
             raise ValueError(f"n_embd {self.n_embd} is not a multiple of n_head {self.n_head}")
         if self.loss not in ("listwise", "pairwise", "pointwise"):

@@ -37,6 +37,10 @@ class HistoryModelConfig:
         for name in ("vector_dim", "n_embd", "n_layer", "n_head", "history_items"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)!r}")
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(f"temperature: expected a number above 0, got {self.temperature!r}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout: expected 0 to below 1, got {self.dropout!r}")
         if self.n_embd % self.n_head:
             raise ValueError(f"n_embd {self.n_embd} is not a multiple of n_head {self.n_head}")
 

@@ -43,8 +43,9 @@ class HistoryScorer:
         scores = [np.zeros(given.n_candidates, dtype=np.float32) for given in inputs]
         histories = [self._history(given) if given.n_candidates else _NOTHING for given in inputs]
         lengths = [len(history) for history in histories]
+        rows = [length + given.n_candidates for length, given in zip(lengths, inputs, strict=True)]
         order = sorted((user for user, length in enumerate(lengths) if length), key=lambda user: lengths[user])
-        for users in group_users(order, lengths, MAX_ROWS):
+        for users in group_users(order, rows, MAX_ROWS):
             expected = self._expected([histories[user] for user in users])
             candidates = self._items([_vectors(inputs[user].candidate_vectors) for user in users])
             for user, items, wanted in zip(users, candidates, expected, strict=True):
@@ -53,7 +54,9 @@ class HistoryScorer:
 
     def _history(self, given: RerankInput) -> np.ndarray:
         """The newest items, oldest first: float32 (n, vector_dim)."""
-        newest = _vectors(given.context_vectors)[: self.model.config.history_items]
+        if given.context_vectors is None:
+            return _NOTHING
+        newest = given.context_vectors[: self.model.config.history_items]
         return newest[::-1]
 
     def _expected(self, histories: Sequence[np.ndarray]) -> Tensor:

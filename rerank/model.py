@@ -31,6 +31,9 @@ INIT_STD = 0.02  # GPT-2's own initial standard deviation
 PRIOR_HEAD = 0.1
 """How small the score head begins where a prior is added to its score: the first order is almost the prior's."""
 
+FEATURE_LIMIT = 1e4
+"""Standardised features are cut here: a single value far outside what was trained on would overflow to NaN."""
+
 
 @dataclass(frozen=True)
 class Words:
@@ -93,7 +96,8 @@ class SoftTokens(nn.Module):
         if self.features is not None:
             if features is None:
                 raise ValueError(f"this reranker needs {self.features.in_features} candidate features, got none")
-            rows = rows + self.features((features - self.feature_mean) / self.feature_scale)
+            standard = (features - self.feature_mean) / self.feature_scale
+            rows = rows + self.features(standard.clamp(-FEATURE_LIMIT, FEATURE_LIMIT))
         return rows
 
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from transformers import PreTrainedTokenizerBase
 
 from rerank.config import RerankConfig
@@ -54,10 +55,12 @@ def train_reranker(
     uses_words = config.history_tokens > 0 or config.candidate_tokens > 0
     words = words_of_encoder(encoder) if encoder is not None and uses_words else None
     say: Progress = progress if callable(progress) else (print if progress else lambda line: None)
-    run = TrainingRun(lists, validation, config, words, start, device, max_seconds, say)
-    if checkpoint_directory is not None:
-        run.resume(Path(checkpoint_directory))
-    return run.fit()
+    # Steps seed torch's generators; the caller's stay as they were.
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        run = TrainingRun(lists, validation, config, words, start, device, max_seconds, say)
+        if checkpoint_directory is not None:
+            run.resume(Path(checkpoint_directory))
+        return run.fit()
 
 
 def training_speed(

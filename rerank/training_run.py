@@ -147,6 +147,8 @@ class TrainingRun:
         scores = self.scores(batch)
         owner = np.repeat(np.arange(len(batch)), [encoded.n_candidates for encoded in batch])
         loss = LOSSES[config.loss](scores, labels, torch.from_numpy(owner).to(self.device))
+        if not torch.isfinite(loss):
+            raise ValueError(f"step {self.step}: expected a finite loss, got {loss.item()}; lower lr {config.lr}")
         for group in self.optimizer.param_groups:
             group["lr"] = config.lr * self._rate()
         self.optimizer.zero_grad(set_to_none=True)
