@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from rerank.files import CURE, read_json
 from rerank.history_model import FACTS, PROJECTIONS, HistoryModel
 from rerank.history_scorer import HistoryScorer
 from rerank.inputs import RerankInput
@@ -29,6 +31,10 @@ class Blend:
 
     cross: float = 1.0
     history: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.cross) and math.isfinite(self.history)):
+            raise ValueError(f"blend: expected finite weights, got {self}; fit it again")
 
 
 @dataclass(frozen=True)
@@ -67,7 +73,10 @@ class Blended:
         directory = Path(directory)
         if not (directory / WEIGHTS).is_file():
             return None
-        weights = Blend(**json.loads((directory / WEIGHTS).read_text(encoding="utf-8")))
+        try:
+            weights = Blend(**read_json(directory / WEIGHTS))
+        except TypeError as error:
+            raise ValueError(f"{directory / WEIGHTS}: damaged: {error}; {CURE}") from error
         return cls(HistoryModel.load(directory / DIRECTORY, device=device), weights, dtype)
 
 

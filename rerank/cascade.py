@@ -14,9 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from rerank.encode import Encoded
+from rerank.files import read_tensors
 from rerank.metrics import ndcg_at_10
 from rerank.scorer import Scorer, part_of, prior_of
 
@@ -58,7 +59,7 @@ class Cascade:
         file = Path(directory) / FILE
         if not file.is_file():
             return None
-        tensors = load_file(str(file))
+        tensors = read_tensors(file)
         n_blocks, keep = (int(number) for number in tensors["shape"])
         return cls(tensors["head"].numpy().copy(), n_blocks, keep)
 

@@ -9,7 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
+
+from rerank.files import read_json, read_tensors
 
 State = dict[str, torch.Tensor]
 
@@ -24,20 +26,31 @@ def save_checkpoint(directory: Path, tensors: Mapping[str, State], facts: Mappin
         save_file({k: v.detach().cpu().clone() for k, v in state.items()}, str(fresh / f"{name}.safetensors"))
     (fresh / "facts.json").write_text(json.dumps(facts), encoding="utf-8")
     old = directory.with_name(directory.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if directory.exists():
+    for place in (*fresh.iterdir(), fresh):  # on the disk before anything gives way to it
+        _sync(place)
+    if directory.exists():  # else `.old` is all there is
+        shutil.rmtree(old, ignore_errors=True)
         os.replace(directory, old)
     os.replace(fresh, directory)
     shutil.rmtree(old, ignore_errors=True)
 
 
+def _sync(place: Path) -> None:
+    handle = os.open(place, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def load_checkpoint(directory: Path) -> tuple[dict[str, State], dict] | None:
-    """What `save_checkpoint` wrote, or None if there is nothing to resume from."""
+    """What `save_checkpoint` wrote, or None if there is nothing to resume from. Raises ValueError if it is damaged."""
     for place in (directory, directory.with_name(directory.name + ".old")):
         facts = place / "facts.json"
         if facts.is_file():
-            tensors = {file.stem: load_file(str(file)) for file in sorted(place.glob("*.safetensors"))}
-            return tensors, json.loads(facts.read_text(encoding="utf-8"))
+            cure = f"remove {place} to begin anew"
+            tensors = {file.stem: read_tensors(file, cure=cure) for file in sorted(place.glob("*.safetensors"))}
+            return tensors, read_json(facts, cure=cure)
     return None
 
 

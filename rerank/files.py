@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import nn
 
 CURE = "copy or save it again"
 
@@ -29,3 +30,11 @@ def read_tensors(file: Path, *, cure: str = CURE) -> dict[str, torch.Tensor]:
         return load_file(str(file))
     except SafetensorError as error:
         raise ValueError(f"{file}: damaged: {error}; {cure}") from error
+
+
+def load_weights(module: nn.Module, tensors: dict[str, torch.Tensor], file: Path) -> None:
+    """Load all tensors of a module. Raises ValueError naming the file if they are others or of another shape."""
+    try:
+        module.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ValueError(f"{file}: damaged: {' '.join(str(error).split())}; {CURE}") from error

@@ -13,9 +13,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2Model
+
+from rerank.files import CURE, load_weights, read_json, read_tensors
 
 FACTS, PROJECTIONS = "tandem_history.json", "projections.safetensors"
 _BLOCKED = -1e4  # added where a token may not look; finite, so that a row of padding stays finite too
@@ -113,7 +115,11 @@ class HistoryModel(nn.Module):
         for name in (FACTS, PROJECTIONS, "model.safetensors"):
             if not (directory / name).is_file():
                 raise FileNotFoundError(f"{directory / name}: expected a part of the history model here")
-        model = cls(HistoryModelConfig(**json.loads((directory / FACTS).read_text(encoding="utf-8"))))
-        weights = {f"gpt2.{name}": value for name, value in load_file(str(directory / "model.safetensors")).items()}
-        model.load_state_dict({**load_file(str(directory / PROJECTIONS)), **weights})
+        facts = read_json(directory / FACTS)
+        try:
+            model = cls(HistoryModelConfig(**facts))
+        except TypeError as error:
+            raise ValueError(f"{directory / FACTS}: damaged: {error}; {CURE}") from error
+        weights = {f"gpt2.{name}": value for name, value in read_tensors(directory / "model.safetensors").items()}
+        load_weights(model, {**read_tensors(directory / PROJECTIONS), **weights}, directory)
         return model.to(device).eval()

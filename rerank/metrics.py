@@ -10,7 +10,8 @@ import numpy as np
 def ndcg_at_10(scores: Sequence[np.ndarray], labels: Sequence[np.ndarray]) -> float:
     """Mean of DCG / ideal DCG with gain = label and discount 1 / log2(rank + 1) (Järvelin and Kekäläinen 2002).
 
-    Equal scores: the lower label first. A list with a score that is no number counts 0. Lists without a positive label are left out; nan if there is none left.
+    Equal scores: the lower label first. A list with a score that is no number counts 0. Lists without a positive label
+    are left out; nan if there is none left.
     """
     found = []
     for mine, truth in zip(scores, labels, strict=True):

@@ -10,11 +10,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 from transformers import GPT2ForSequenceClassification, PreTrainedTokenizerBase
 
 from rerank.config import RerankConfig
+from rerank.files import CURE, load_weights, read_json, read_tensors
 from rerank.model import SoftTokens, load_classifier
 from rerank.prompt import Template
 
@@ -69,16 +70,18 @@ def load_parts(
     facts_file = directory / FACTS
     if not facts_file.is_file():
         return gpt2.eval(), tokenizer, None, None, None
-    facts = json.loads(facts_file.read_text(encoding="utf-8"))
+    facts = read_json(facts_file)
     if facts.get("format") != FORMAT:
         raise ValueError(f"{facts_file}: format {facts.get('format')!r}, this version reads {FORMAT}; update tandem")
+    if not isinstance(facts.get("config"), dict) or not isinstance(facts.get("template"), dict):
+        raise ValueError(f"{facts_file}: damaged: expected config and template; {CURE}")
     config = RerankConfig.from_dict(facts["config"])
     soft = None
     if config.vector_dim:
         if not (directory / SOFT).is_file():
             raise FileNotFoundError(f"{directory / SOFT}: the projections of vectors are missing")
         soft = SoftTokens(config.vector_dim, config.n_features, gpt2.config.n_embd)
-        soft.load_state_dict(load_file(str(directory / SOFT)))
+        load_weights(soft, read_tensors(directory / SOFT), directory / SOFT)
         _align(soft)
         soft.eval()
     return gpt2.eval(), tokenizer, soft, config, Template.from_dict(facts["template"])
