@@ -35,21 +35,26 @@ class LiveBlock:
         self._qkv = (module.attn.c_attn.weight, module.attn.c_attn.bias)
 
     def norm_1(self, rows: torch.Tensor) -> torch.Tensor:
+        """The norm before attention: float32 (n_rows, width)."""
         return _norm(self.module.ln_1, rows)
 
     def qkv(self, rows: torch.Tensor) -> torch.Tensor:
+        """Queries, keys and values of normed rows: `dtype` (n_rows, 3 * width)."""
         weight, bias = self._qkv
         return linear(rows, weight, bias, self.dtype)
 
     def kv(self, rows: torch.Tensor) -> torch.Tensor:
+        """Keys and values: `dtype` (n_rows, 2 * width)."""
         weight, bias = self._qkv
         return linear(rows, weight[:, self.width :], bias[self.width :], self.dtype)
 
     def q(self, rows: torch.Tensor) -> torch.Tensor:
+        """Queries alone: `dtype` (n_rows, width)."""
         weight, bias = self._qkv
         return linear(rows, weight[:, : self.width], bias[: self.width], self.dtype)
 
     def finish(self, rows: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
+        """Output projection, residual, second norm, feed-forward, residual: float32 (n_rows, width)."""
         module = self.module
         out = linear(attended, module.attn.c_proj.weight, module.attn.c_proj.bias, self.dtype)
         rows = rows + F.dropout(out, self.residual_dropout, training=self.residual_dropout > 0)
@@ -81,9 +86,11 @@ class FrozenBlock:
         self._outer = PreparedLinear(mlp.c_proj.weight, mlp.c_proj.bias, dtype)
 
     def norm_1(self, rows: torch.Tensor) -> torch.Tensor:
+        """The norm before attention: `dtype` (n_rows, width)."""
         return _norm(self.ln_1, rows).to(self.dtype)
 
     def finish(self, rows: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
+        """Output projection, residual, second norm, feed-forward, residual: (n_rows, width)."""
         rows = rows + self._out(attended)
         return rows.add_(self._outer(self._inner(_norm(self.ln_2, rows).to(self.dtype))))
 

@@ -19,8 +19,13 @@ from rerank.engine import ContextStates
 class ContextRunner(Protocol):
     """What computes states that are not in the cache."""
 
-    def contexts(self, batch: list[Encoded]) -> ContextStates: ...
-    def grow(self, encoded: Encoded, states: ContextStates) -> ContextStates: ...
+    def contexts(self, batch: list[Encoded]) -> ContextStates:
+        """Keys and values of the contexts of a batch."""
+        ...
+
+    def grow(self, encoded: Encoded, states: ContextStates) -> ContextStates:
+        """States of `encoded`, of whose context tokens the first ones are those of `states`."""
+        ...
 
 
 class ContextCache:

@@ -26,10 +26,22 @@ class Block(Protocol):
     scaling: float
     attention_dropout: float
 
-    def norm_1(self, rows: torch.Tensor) -> torch.Tensor: ...
-    def qkv(self, rows: torch.Tensor) -> torch.Tensor: ...  # (n_rows, 3 * width)
-    def kv(self, rows: torch.Tensor) -> torch.Tensor: ...  # (n_rows, 2 * width)
-    def q(self, rows: torch.Tensor) -> torch.Tensor: ...  # (n_rows, width)
+    def norm_1(self, rows: torch.Tensor) -> torch.Tensor:
+        """The norm before attention: (n_rows, width)."""
+        ...
+
+    def qkv(self, rows: torch.Tensor) -> torch.Tensor:
+        """Queries, keys and values of normed rows: (n_rows, 3 * width)."""
+        ...
+
+    def kv(self, rows: torch.Tensor) -> torch.Tensor:
+        """Keys and values: (n_rows, 2 * width)."""
+        ...
+
+    def q(self, rows: torch.Tensor) -> torch.Tensor:
+        """Queries alone: (n_rows, width)."""
+        ...
+
     def finish(self, rows: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
         """Output projection, residual, second norm, feed-forward, residual."""
         ...

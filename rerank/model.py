@@ -174,7 +174,10 @@ class LoadedEncoder(Protocol):
     """What is used of a loaded `SentenceTransformer`: its tokenizer and, in its first module, its word embeddings."""
 
     @property
-    def tokenizer(self) -> PreTrainedTokenizerBase: ...
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The encoder's own, whose ids are rows of its word embeddings."""
+        ...
+
     def __getitem__(self, index: int, /) -> nn.Module: ...
 
 
