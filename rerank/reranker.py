@@ -88,19 +88,12 @@ class Reranker:
     def fingerprint(self) -> str:
         """sha256 of all weights and of what stands in the prompt: equal fingerprints of rerankers with the same
         tokenizer give equal scores."""
-        if self.cascade is None:
-            return self.early_fingerprint
-        shape = [self.cascade.n_blocks, self.cascade.keep]
-        digest = hashlib.sha256(json.dumps([self.early_fingerprint, *shape]).encode())
-        digest.update(self.cascade.head.tobytes())
-        return digest.hexdigest()
-
-    @property
-    def early_fingerprint(self) -> str:
-        """The fingerprint without the cascade, which is what the first versions wrote into their bundles."""
         digest = hashlib.sha256(json.dumps([self.config.to_dict(), self.encoder.template.to_dict()]).encode())
         if self.history is not None:
             digest.update(json.dumps(asdict(self.history.blend)).encode())
+        if self.cascade is not None:
+            digest.update(json.dumps([self.cascade.n_blocks, self.cascade.keep]).encode())
+            digest.update(self.cascade.head.tobytes())
         for module in (self.gpt2, self.soft, self.history and self.history.model):
             for name, tensor in sorted(module.state_dict().items()) if module is not None else ():
                 digest.update(name.encode())
