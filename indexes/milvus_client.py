@@ -69,7 +69,7 @@ def import_pymilvus() -> Any:
     try:
         import pymilvus
     except ImportError as error:
-        raise ImportError('Milvus needs an extra: pip install "tandem-recommender[milvus]"') from error
+        raise ImportError('Milvus needs an extra: pip install ".[milvus]"') from error
     # They log every error with a traceback before they raise it (the server of milvus-lite also each call that it does
     # not know); what is raised says enough.
     for name in ("pymilvus", "milvus_lite", "grpc._server"):
@@ -108,7 +108,7 @@ def import_lite() -> None:
     try:
         import milvus_lite  # noqa: F401
     except ImportError as error:
-        raise ImportError('a .db file needs milvus-lite: pip install "tandem-recommender[milvus]"') from error
+        raise ImportError('a .db file needs milvus-lite: pip install ".[milvus]"') from error
 
 
 @contextmanager

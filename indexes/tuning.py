@@ -72,7 +72,7 @@ class TuningReport:
         try:
             from matplotlib.figure import Figure
         except ImportError as error:
-            raise ImportError('plots need matplotlib: pip install "tandem-recommender[report]"') from error
+            raise ImportError('plots need matplotlib: pip install ".[report]"') from error
         figure = Figure(figsize=(7, 5))
         axes = figure.subplots()
         for name in sorted({trial.filter for trial in self.trials}):

@@ -48,11 +48,15 @@ def chosen_config(
     return read_config(path, merge_values(over, {name: value for name, value in flags.items() if value is not None}))
 
 
-def check_asked(files: tuple[Path | None, ...], users: Path | None, segment: str | None) -> None:
+def check_asked(json_file: Path | None, report: Path | None, users: Path | None, segment: str | None) -> None:
     """Before hours of work, not after: what goes together is there, and the files can be written."""
+    from retrieval.report import check_report_path
+
     if segment is not None and users is None:
         raise ValueError(f"--segment-column: expected --users FILE with it, got {segment!r} alone; name the table")
-    for file in files:
+    if report is not None:
+        check_report_path(report)
+    for file in (json_file, report):
         if file is not None:
             if file.is_dir():
                 raise ValueError(f"expected a file to write, got the directory {str(file)!r}")

@@ -225,7 +225,7 @@ def evaluate(
     items: ItemsPath,
     interactions: InteractionsPath,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the evaluation as JSON.")] = None,
-    report: Annotated[Path | None, typer.Option("--report", help="Write a report: .html, .png or .txt.")] = None,
+    report: Annotated[Path | None, typer.Option("--report", help="A report: .txt; .html, .png (extra report).")] = None,
     split: Annotated[str, typer.Option("--split", help="leave-last-out or time.")] = "leave-last-out",
     name: Annotated[str | None, typer.Option("--name", help="What the data set is called in the report.")] = None,
     max_users: Annotated[int | None, typer.Option("--max-users", min=1, help="Measure on so many test users.")] = None,
@@ -257,7 +257,7 @@ def evaluate(
     from retrieval.seeds import with_seeds
 
     say = teller(quiet)
-    check_asked((json_file, report), users, segment)
+    check_asked(json_file, report, users, segment)
     chosen = chosen_config(config, sets, keep_seen=keep_seen, device=device, seed=seed)
     table, taken = read_tables(items, interactions, reading, say)
     segments = None if users is None else segments_of(users, segment or "segment")
@@ -275,9 +275,9 @@ def evaluate(
     result = with_seeds(measure, chosen, seeds, say=say)
     if json_file is not None:
         json_file.write_text(json.dumps(result, indent=1, default=float), encoding="utf-8")
+    print(render_text(result, bold=sys.stdout.isatty()))  # before the report: whatever happens to that, here they are
     if report is not None:
         write_report(result, report)
-    print(render_text(result, bold=sys.stdout.isatty()))
 
 
 def show_config() -> None:

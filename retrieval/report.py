@@ -121,6 +121,19 @@ def render_html(evaluation: Mapping[str, object]) -> str:
     return _PAGE.format(title=html.escape(f"{view.dataset}: evaluation"), body="\n".join(parts))
 
 
+def check_report_path(path: str | Path) -> None:
+    """Tell that a report can be made there, before the hours that its figures take.
+
+    Raises:
+        ValueError: another ending than .html, .htm, .png or .txt. ImportError: matplotlib is not installed.
+    """
+    kind = Path(path).suffix.lower()
+    if kind not in (".html", ".htm", ".png", ".txt"):
+        raise ValueError(f"expected a report path that ends in .html, .png or .txt, got {str(path)!r}")
+    if kind != ".txt":
+        import retrieval.report_plots  # noqa: F401 - says what to install
+
+
 def write_report(evaluation: Mapping[str, object], path: str | Path) -> Path:
     """Write the page (.html), all pictures in one (.png) or the tables (.txt), by the path's ending; all or nothing.
 
@@ -128,6 +141,7 @@ def write_report(evaluation: Mapping[str, object], path: str | Path) -> Path:
         ValueError: another ending, or not an evaluation. ImportError: matplotlib is not installed.
     """
     path = Path(path)
+    check_report_path(path)
     kind = path.suffix.lower()
     if kind in (".html", ".htm"):
         body = render_html(evaluation).encode()
@@ -135,10 +149,8 @@ def write_report(evaluation: Mapping[str, object], path: str | Path) -> Path:
         from retrieval.report_plots import plot_overview
 
         body = plot_overview(view_evaluation(evaluation))
-    elif kind == ".txt":
-        body = render_text(evaluation).encode()
     else:
-        raise ValueError(f"expected a report path that ends in .html, .png or .txt, got {str(path)!r}")
+        body = render_text(evaluation).encode()
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(f".{path.name}.{os.getpid()}")
     try:

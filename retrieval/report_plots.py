@@ -17,7 +17,7 @@ try:
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 except ImportError as error:
-    raise ImportError('the evaluation report needs matplotlib: pip install "tandem-recommender[report]"') from error
+    raise ImportError('the evaluation report needs matplotlib: pip install ".[report]"') from error
 
 COLOURS = {
     "popularity": "#98a2b3",

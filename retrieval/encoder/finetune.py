@@ -78,9 +78,7 @@ def require_finetuning() -> None:
     """Raises ImportError with what to install when the trainer's packages are missing."""
     missing = [name for name in _EXTRA if importlib.util.find_spec(name) is None]
     if missing:
-        raise ImportError(
-            f'fine-tuning the encoder needs {" and ".join(missing)}: pip install "tandem-recommender[finetune]"'
-        )
+        raise ImportError(f'fine-tuning the encoder needs {" and ".join(missing)}: pip install ".[finetune]"')
 
 
 def wants_finetuning(mode: Literal["auto", "never", "always"], *, device: str = "auto") -> bool:

@@ -17,9 +17,7 @@ from retrieval.encoder.forward import Features, Ids
 try:
     import openvino  # pyright: ignore[reportMissingImports]
 except ImportError as error:
-    raise ImportError(
-        'backend="openvino" needs OpenVINO: pip install "tandem-recommender[openvino]", or use backend="auto"'
-    ) from error
+    raise ImportError('backend="openvino" needs OpenVINO: pip install ".[openvino]", or use backend="auto"') from error
 
 
 class OpenVinoForward:

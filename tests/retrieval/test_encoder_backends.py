@@ -152,5 +152,5 @@ def test_an_unknown_backend_is_refused(model):
 def test_a_missing_extra_says_what_to_install(model, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "openvino", None)
     monkeypatch.delitem(__import__("sys").modules, "retrieval.encoder.openvino_forward", raising=False)
-    with pytest.raises(ImportError, match=r'pip install "tandem-recommender\[openvino\]"'):
+    with pytest.raises(ImportError, match=r'pip install "\.\[openvino\]"'):
         encoder_of(model, "openvino").encode(["red cat"])

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pandas as pd
+import pytest
 
 from indexes.files import exclusive
+from retrieval import report
 from retrieval.cli import main
 from tests import world
 
@@ -73,3 +76,28 @@ def test_a_segment_column_without_users_is_bad_input(tmp_path, capsys):
     arguments = ["--items", "nowhere.csv", "--interactions", "nowhere.csv", "--segment-column", "segment"]
     assert main(["evaluate", *arguments]) == 2
     assert capsys.readouterr().err.startswith("error: --segment-column: expected --users FILE with it, got 'segment'")
+
+
+@pytest.mark.parametrize(
+    ("ending", "code", "said"), [("html", 4, 'pip install ".[report]"'), ("pdf", 2, "ends in .html")]
+)
+def test_a_report_that_cannot_be_made_is_told_before_the_tables_are_read(
+    tmp_path, capsys, monkeypatch, ending, code, said
+):
+    for name in [name for name in sys.modules if name.split(".")[0] == "matplotlib"] or ["matplotlib"]:
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delitem(sys.modules, "retrieval.report_plots", raising=False)
+    arguments = ["--items", "nowhere.csv", "--interactions", "nowhere.csv", "--report", str(tmp_path / f"r.{ending}")]
+    assert main(["evaluate", *arguments]) == code
+    assert said in capsys.readouterr().err
+
+
+def test_the_figures_are_printed_although_the_report_fails(tmp_path, capsys, monkeypatch):
+    def fails(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(report, "write_report", fails)
+    files = world.write_files(tmp_path)
+    arguments = ["--items", files.items, "--interactions", files.interactions, "--config", files.config]
+    assert main([str(a) for a in ["evaluate", *arguments, "--report", tmp_path / "r.txt", *QUICK]]) == 4
+    assert "recall@10" in capsys.readouterr().out

@@ -268,5 +268,5 @@ def test_more_frozen_layers_than_there_are_is_an_error(encoder: TextEncoder, sho
 
 def test_a_missing_extra_says_what_to_install(monkeypatch: pytest.MonkeyPatch, encoder: TextEncoder, shop: Shop):
     monkeypatch.setattr(door, "_EXTRA", ("datasets", "no_such_package"))
-    with pytest.raises(ImportError, match=r'no_such_package: pip install "tandem-recommender\[finetune\]"'):
+    with pytest.raises(ImportError, match=r'no_such_package: pip install "\.\[finetune\]"'):
         tune(encoder, shop)

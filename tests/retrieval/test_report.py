@@ -185,7 +185,7 @@ def test_without_matplotlib_the_tables_work_and_the_page_says_what_to_install(ev
         monkeypatch.setitem(sys.modules, name, None)
     monkeypatch.delitem(sys.modules, "retrieval.report_plots")
     assert "Tiny films" in render_text(evaluation)
-    with pytest.raises(ImportError, match=re.escape('pip install "tandem-recommender[report]"')):
+    with pytest.raises(ImportError, match=re.escape('pip install ".[report]"')):
         render_html(evaluation)
 
 
