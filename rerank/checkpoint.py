@@ -17,14 +17,21 @@ State = dict[str, torch.Tensor]
 
 
 def save_checkpoint(directory: Path, tensors: Mapping[str, State], facts: Mapping[str, object]) -> None:
-    """Write `tensors` (one file per name) and `facts` (JSON) as `directory`, replacing what was there."""
+    """Write `tensors` (one file per name) and `facts` (JSON) as `directory`, replacing what was there.
+
+    Where that fails (the disk is full), what was there stays, and nothing of the new one does.
+    """
     fresh = directory.with_name(directory.name + ".new")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
-    for name, state in tensors.items():
-        # clone: safetensors refuses tensors that share memory.
-        save_file({k: v.detach().cpu().clone() for k, v in state.items()}, str(fresh / f"{name}.safetensors"))
-    (fresh / "facts.json").write_text(json.dumps(facts), encoding="utf-8")
+    try:
+        for name, state in tensors.items():
+            # clone: safetensors refuses tensors that share memory.
+            save_file({k: v.detach().cpu().clone() for k, v in state.items()}, str(fresh / f"{name}.safetensors"))
+        (fresh / "facts.json").write_text(json.dumps(facts), encoding="utf-8")
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
     old = directory.with_name(directory.name + ".old")
     for place in (*fresh.iterdir(), fresh):  # on the disk before anything gives way to it
         _sync(place)

@@ -8,7 +8,9 @@ TANDEM_TRACEBACK=1 shows the traceback as well.
 
 from __future__ import annotations
 
+import errno
 import os
+import re
 import signal
 import sys
 import threading
@@ -25,6 +27,9 @@ TRACEBACK_VARIABLE = "TANDEM_TRACEBACK"
 _MAX_MESSAGE = 2_000
 # Wrong paths are bad input although Python counts them among the system's errors.
 _WRONG_PATH = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+# How what is written in Rust (safetensors, tokenizers) tells an error of the system, in classes of its own.
+_TOLD_BY_RUST = re.compile(r"\(os error (\d+)\)")
 
 
 class Terminated(BaseException):
@@ -33,6 +38,7 @@ class Terminated(BaseException):
 
 def exit_code_of(error: BaseException) -> int:
     """The exit code of an error, by its class."""
+    error = _system_error(error) or error
     if isinstance(error, Terminated):
         return TERMINATED
     if isinstance(error, KeyboardInterrupt):
@@ -54,8 +60,19 @@ def _is_loaded(error: BaseException, module: str, name: str) -> bool:
     return kind is not None and isinstance(error, kind)
 
 
+def _system_error(error: BaseException) -> OSError | None:
+    """The error of the system that a library tells in a class that is neither Python's nor ours."""
+    if isinstance(error, OSError | ValueError) or not (found := _TOLD_BY_RUST.search(str(error))):
+        return None
+    return OSError(int(found[1]), os.strerror(int(found[1])))
+
+
 def error_line(error: BaseException) -> str:
     """What went wrong in one line without control characters; what is not our own error is named by its class."""
+    error = _system_error(error) or error
+    if isinstance(error, OSError) and error.errno in _FULL:
+        where = f" ({error.filename})" if error.filename else ""
+        return f"expected room on the disk, got none{where}: {error.strerror}; free some and give the command again"
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     line = "".join(
         character if unicodedata.category(character) not in ("Cc", "Cs", "Zl", "Zp") else " " for character in text

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
-from rerank import RerankConfig, Reranker, TrainingList, TrainingResult, train_reranker, training_run
+from rerank import RerankConfig, Reranker, TrainingList, TrainingResult, checkpoint, train_reranker, training_run
 from rerank.checkpoint import load_checkpoint, restore_optimizer, save_checkpoint
 from rerank.training_run import Progress
 from tests.rerank.test_train import SOFT_LISTS, soft_config, soft_list
@@ -164,3 +165,20 @@ def test_a_run_on_cuda_is_resumed_there(tmp_path: Path, monkeypatch: pytest.Monk
         LISTS, validation=VALIDATION, config=config, checkpoint_directory=checkpoint, device="cuda"
     )
     assert [entry.step for entry in resumed.history] == [2, 4]
+
+
+def test_a_checkpoint_that_the_disk_has_no_room_for_leaves_the_one_before(tmp_path: Path, monkeypatch) -> None:
+    state = {"model": {"weight": torch.ones(2)}}
+    save_checkpoint(tmp_path / "checkpoint", state, {"step": 1})
+
+    def full(_: object, path: str) -> None:
+        Path(path).write_bytes(b"half of it")
+        raise SafetensorError("No space left on device (os error 28)")
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(SafetensorError):
+        save_checkpoint(tmp_path / "checkpoint", state, {"step": 2})
+    found = load_checkpoint(tmp_path / "checkpoint")
+    assert found is not None
+    assert found[1] == {"step": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint"]
