@@ -1,4 +1,4 @@
-"""Every choice of a reranker and its training, said once."""
+"""Every choice of a reranker and its training, and the shape of a history model, said once."""
 
 from __future__ import annotations
 
@@ -117,3 +117,27 @@ def trainable_blocks(freeze: str, n_layer: int) -> int:
     if kind == "last" and number.isdigit() and int(number) >= 1:
         return min(int(number), n_layer)
     raise ValueError(f"freeze: expected none, last-N or head, got {freeze!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class HistoryModelConfig:
+    """The shape of the model. vector_dim: width of the item vectors. history_items: the newest so many are read."""
+
+    vector_dim: int = 512
+    n_embd: int = 192
+    n_layer: int = 3
+    n_head: int = 4
+    history_items: int = 50
+    dropout: float = 0.1
+    temperature: float = 0.07
+
+    def __post_init__(self) -> None:
+        for name in ("vector_dim", "n_embd", "n_layer", "n_head", "history_items"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)!r}")
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(f"temperature: expected a number above 0, got {self.temperature!r}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout: expected 0 to below 1, got {self.dropout!r}")
+        if self.n_embd % self.n_head:
+            raise ValueError(f"n_embd {self.n_embd} is not a multiple of n_head {self.n_head}")

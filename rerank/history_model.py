@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -17,34 +17,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import GPT2Config, GPT2Model
 
+from rerank.config import HistoryModelConfig
 from rerank.files import CURE, load_weights, read_json, read_tensors
 
 FACTS, PROJECTIONS = "tandem_history.json", "projections.safetensors"
 _BLOCKED = -1e4  # added where a token may not look; finite, so that a row of padding stays finite too
-
-
-@dataclass(frozen=True, kw_only=True)
-class HistoryModelConfig:
-    """The shape of the model. vector_dim: width of the item vectors. history_items: the newest so many are read."""
-
-    vector_dim: int = 512
-    n_embd: int = 192
-    n_layer: int = 3
-    n_head: int = 4
-    history_items: int = 50
-    dropout: float = 0.1
-    temperature: float = 0.07
-
-    def __post_init__(self) -> None:
-        for name in ("vector_dim", "n_embd", "n_layer", "n_head", "history_items"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: expected at least 1, got {getattr(self, name)!r}")
-        if not 0 < self.temperature < math.inf:
-            raise ValueError(f"temperature: expected a number above 0, got {self.temperature!r}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout: expected 0 to below 1, got {self.dropout!r}")
-        if self.n_embd % self.n_head:
-            raise ValueError(f"n_embd {self.n_embd} is not a multiple of n_head {self.n_head}")
 
 
 class HistoryModel(nn.Module):

@@ -1,4 +1,7 @@
-"""What makes a directory a bundle: the kind and format its manifest names, and the parts that must be there."""
+"""What makes a directory a bundle: the kind and format its manifest names, and the parts that must be there.
+
+Nothing of what serves a bundle is imported here (no torch): looking at one costs little.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from indexes import DamagedArtefact, Manifest, read_manifest, resolve, verify_directory
+from indexes import DamagedArtefact, Manifest, load_index, read_manifest, resolve, verify_directory
+from indexes.manifest import check_file
+from retrieval.config import Config, config_from
 
 KIND = "tandem-bundle"
 FORMAT_VERSION = 6
@@ -36,6 +41,29 @@ def open_bundle(bundle: Path, *, verify: bool = True) -> tuple[Path, Manifest]:
         if not (directory / name).is_file():
             raise DamagedArtefact(directory / name, "expected this file, it is missing")
     return directory, manifest
+
+
+def check_bundle(bundle: Path) -> dict[str, Any]:
+    """Verify every file of a bundle (a root or a version); returns the manifest's facts.
+
+    Raises:
+        As `open_bundle`: what could not be loaded is not called intact.
+    """
+    directory, manifest = open_bundle(bundle)
+    for part in ("text", "items"):
+        load_index(directory / "index" / part)
+    return {"directory": str(directory), "n_files": len(manifest.files), **dict(manifest.facts)}
+
+
+def config_of(bundle: Path) -> Config:
+    """The configuration a bundle was fitted with, without looking at its other files.
+
+    Raises:
+        As `open_bundle`; of the files, only this one is compared with the manifest.
+    """
+    directory, manifest = open_bundle(bundle, verify=False)
+    check_file(directory / "config.json", manifest.files["config.json"])
+    return config_from(read_json(directory / "config.json"))
 
 
 def write_json(path: Path, values: Any) -> None:

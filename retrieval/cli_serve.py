@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from retrieval import cli_show
+from retrieval.cli_checks import check_bundle_there, check_device, check_list, check_readable
 from retrieval.cli_tables import column_map, map_of, teller
 
 if TYPE_CHECKING:
@@ -58,8 +59,10 @@ def recommend(
     tandem recommend bundle --history 50,181,172 --k 5 --explain
     tandem recommend bundle --user 42 --filter 'year >= 1990' --json
     """
-    recommender = _load(bundle, device, precision)
     given = _ids("--history", history, item)
+    if user is None and given is None:
+        raise ValueError("recommend: expected a user_id or a history, got neither; give --user ID or --history A,B")
+    recommender = _load(bundle, device, precision, k=k, filters=filters)
     found = recommender.recommend(user, history=given, k=k, filters=filters, explain=explain)
     cli_show.show_list(recommender, found, as_json=as_json, explain=explain, history=given, k=k)
 
@@ -77,7 +80,7 @@ def search(
     \b
     tandem search bundle "a robot that falls in love"
     """
-    recommender = _load(bundle, device, "auto")
+    recommender = _load(bundle, device, "auto", k=k, filters=filters)
     cli_show.show_list(recommender, recommender.search(text, k=k, filters=filters), as_json=as_json, k=k)
 
 
@@ -94,7 +97,7 @@ def similar(
     \b
     tandem similar bundle 50
     """
-    recommender = _load(bundle, device, "auto")
+    recommender = _load(bundle, device, "auto", k=k, filters=filters)
     found = recommender.similar(item, k=k, filters=filters)
     cli_show.show_list(recommender, found, as_json=as_json, k=k, to_item=item)
 
@@ -163,6 +166,9 @@ def batch(
     tandem batch bundle --users users.csv --segment gold --out gold --k 20 --format csv
     tandem batch bundle --users users.parquet --out lists --restart
     """
+    renamed = map_of(column_map(maps, "users"), "users")
+    check_readable(users)
+    _check_serving(bundle, device, precision, k=k, filters=filters)
     from retrieval.batch import BatchOptions, UserStream, run_batch
 
     options = BatchOptions(k, filters, segment, chunk_size, table_format)  # pyright: ignore[reportArgumentType]
@@ -170,7 +176,7 @@ def batch(
         users,
         chunk_users=chunk_size,
         segment=segment,
-        column_map=map_of(column_map(maps, "users"), "users"),
+        column_map=renamed,
         rejects=rejects,
         max_bad_rows=max_bad_rows,
     )
@@ -185,7 +191,7 @@ def check(bundle: Bundle, as_json: Json = False) -> None:
     \b
     tandem check bundle
     """
-    from retrieval.storage import check_bundle
+    from retrieval.bundle_files import check_bundle
 
     started = time.monotonic()
     facts = check_bundle(bundle)
@@ -218,14 +224,20 @@ def rollback(
     print(roll_back(bundle, to=to))
 
 
-def _load(bundle: Path, device: str, precision: str) -> Recommender:
-    if precision not in ("auto", "float32", "bfloat16"):
-        raise ValueError(f"--precision: expected auto, float32 or bfloat16, got {precision!r}")
-    if device not in ("auto", "cpu", "cuda") and not device.startswith("cuda:"):
-        raise ValueError(f"--device: expected auto, cpu or cuda, got {device!r}")
+def _load(bundle: Path, device: str, precision: str, *, k: int = 1, filters: str | None = None) -> Recommender:
+    """The recommender, after everything that can be told without it."""
+    _check_serving(bundle, device, precision, k=k, filters=filters)
     from retrieval.recommend import Recommender
 
     return Recommender.load(bundle, device=device, precision=precision)
+
+
+def _check_serving(bundle: Path, device: str, precision: str, *, k: int, filters: str | None) -> None:
+    if precision not in ("auto", "float32", "bfloat16"):
+        raise ValueError(f"--precision: expected auto, float32 or bfloat16, got {precision!r}")
+    check_device(device)
+    check_list(k, filters)
+    check_bundle_there(bundle)
 
 
 def _ids(option: str, several: list[str] | None, single: list[str] | None) -> list[str] | None:

@@ -1,4 +1,4 @@
-"""What several verbs need before their work begins: a voice for progress, the configuration, the tables."""
+"""What several verbs need before their work begins: a voice for progress, the tables."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 
+from retrieval.cli_checks import check_readable
+
 if TYPE_CHECKING:
-    from retrieval.config import Config
     from retrieval.data import Interactions, Items
 
 Say = Callable[[str], None]
@@ -29,47 +30,6 @@ def teller(quiet: bool) -> Say:
             print(f"[{time.monotonic() - started:6.1f} s] {message}", file=sys.stderr, flush=True)
 
     return say
-
-
-def chosen_config(
-    path: Path | None, sets: list[str] | None, *, keep_seen: bool | None, device: str | None, seed: int | None
-) -> Config:
-    """The configuration file, then --set, then the flags.
-
-    Raises:
-        ValueError: see `retrieval.config.read_config` and `parse_override`.
-    """
-    from retrieval.config import merge_values, parse_override, read_config
-
-    over: dict[str, Any] = {}
-    for text in sets or []:
-        over = merge_values(over, parse_override(text))
-    flags = {"keep_seen": keep_seen, "device": device, "seed": seed}
-    return read_config(path, merge_values(over, {name: value for name, value in flags.items() if value is not None}))
-
-
-def check_asked(json_file: Path | None, report: Path | None, users: Path | None, segment: str | None) -> None:
-    """Before hours of work, not after: what goes together is there, and the files can be written."""
-    from retrieval.report import check_report_path
-
-    if segment is not None and users is None:
-        raise ValueError(f"--segment-column: expected --users FILE with it, got {segment!r} alone; name the table")
-    if report is not None:
-        check_report_path(report)
-    for file in (json_file, report):
-        if file is not None:
-            if file.is_dir():
-                raise ValueError(f"expected a file to write, got the directory {str(file)!r}")
-            file.parent.mkdir(parents=True, exist_ok=True)
-
-
-def budgeted(config: Config, minutes: float | None, items: Items, interactions: Interactions) -> Config:
-    """The configuration cut down to a fit of so many minutes; as it is without a budget."""
-    from retrieval.budget import within_budget
-
-    if minutes is None:
-        return config
-    return within_budget(config, len(interactions), len(items), minutes)
 
 
 def column_map(maps: list[str] | None, *tables: str) -> dict[str, str]:
@@ -219,6 +179,7 @@ def read_tables(items: Path, interactions: Path, reading: Reading, say: Say) -> 
     """Both tables; a mapped name goes to the table that knows it, item_id to those that have the column."""
     from retrieval.data import read_interactions
 
+    check_readable(items, interactions)  # both, before one of them is read
     given = column_map(reading.maps, "items", "interactions")
     of_items, of_interactions = _maps_of_both(given, items, interactions, reading.encoding)
     events = event_weights(reading.events)

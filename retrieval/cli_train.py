@@ -11,11 +11,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from retrieval.cli_checks import check_bundle_there, check_device, check_evaluation, check_out
+from retrieval.cli_config import (
+    Budget,
+    ConfigPath,
+    Device,
+    KeepSeen,
+    Seed,
+    Sets,
+    budgeted,
+    chosen_config,
+    overrides,
+    show_config,
+)
 from retrieval.cli_tables import (
     Reading,
-    budgeted,
-    check_asked,
-    chosen_config,
     read_items_table,
     read_tables,
     reads_tables,
@@ -29,17 +39,6 @@ if TYPE_CHECKING:
 ItemsPath = Annotated[Path, typer.Option("--items", help="Item table: parquet, CSV or JSON lines; a file or a folder.")]
 InteractionsPath = Annotated[Path, typer.Option("--interactions", help="Who took what when; a file or a folder.")]
 OutPath = Annotated[Path, typer.Option("--out", help="The bundle: a directory that keeps versions, made if missing.")]
-ConfigPath = Annotated[Path | None, typer.Option("--config", help="TOML file; see `tandem config` for every key.")]
-Sets = Annotated[list[str] | None, typer.Option("--set", help="SECTION.KEY=VALUE, wins over the file; repeatable.")]
-KeepSeen = Annotated[
-    bool | None, typer.Option("--keep-seen/--mask-seen", help="May items come again that a user has seen?")
-]
-Device = Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda.")]
-Seed = Annotated[int | None, typer.Option("--seed", help="Seed of everything random.")]
-Budget = Annotated[
-    float | None,
-    typer.Option("--budget", min=0.1, help="Minutes of a fit on two CPU cores; sets how much is trained."),
-]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 
 
@@ -72,8 +71,6 @@ def _fit_and_publish(
     from retrieval.recommend import Recommender
     from retrieval.storage import save_bundle
 
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"--out: expected a directory for the bundle, got the file {str(out)!r}; name another place")
     require_reranker(config)
     out.mkdir(parents=True, exist_ok=True)
     # From the start, not only while publishing: two fits would share their checkpoints.
@@ -119,6 +116,7 @@ def fit(
     """
     say = teller(quiet)
     chosen = chosen_config(config, sets, keep_seen=keep_seen, device=device, seed=seed)
+    check_out(out)
     table, taken = read_tables(items, interactions, reading, say)
     _fit_and_publish(table, taken, budgeted(chosen, budget, table, taken), out, say, quiet=quiet)
 
@@ -143,6 +141,7 @@ def train_encoder(
     """
     say = teller(quiet)
     chosen = chosen_config(config, sets, keep_seen=keep_seen, device=device, seed=seed)
+    check_out(out)
     table, taken = read_tables(items, interactions, reading, say)
     _fit_and_publish(table, taken, replace(chosen, use_reranker=False), out, say, quiet=quiet)
 
@@ -165,21 +164,22 @@ def train_reranker(
 
     Example: tandem train-reranker bundle --items items.parquet --interactions interactions.parquet
     """
-    from retrieval.config import config_from, merge_values, parse_override
-    from retrieval.storage import read_settings
+    from retrieval.bundle_files import config_of
+    from retrieval.config import config_from, merge_values
 
     say = teller(quiet)
-    config, settings, encoder = read_settings(bundle, device=device or "auto")
+    check_device(device)
     # The encoder is the bundle's own; trained once is enough.
     over: dict[str, Any] = {
         "use_reranker": True,
         "encoder": {"finetune": "never"},
         **({"device": device} if device else {}),
     }
-    for text in sets or []:
-        over = merge_values(over, parse_override(text))
+    chosen = config_from(merge_values(config_of(bundle).to_dict(), merge_values(over, overrides(sets))))
     table, taken = read_tables(items, interactions, reading, say)
-    chosen = config_from(merge_values(config.to_dict(), over))
+    from retrieval.storage import read_settings
+
+    _, settings, encoder = read_settings(bundle, device=device or "auto")
     _fit_and_publish(table, taken, chosen, bundle, say, quiet=quiet, settings=settings, encoder=encoder)
 
 
@@ -199,18 +199,20 @@ def build_index(
 
     Example: tandem build-index bundle --items items.parquet
     """
-    from retrieval.recommend import Recommender
-    from retrieval.storage import save_bundle
-    from retrieval.update import replace_catalogue
-
     say = teller(quiet)
-    say(f"load {bundle}")
-    recommender = Recommender.load(bundle, device=device or "auto")
+    check_device(device)
+    check_bundle_there(bundle)
     if interactions is not None:
         table, taken = read_tables(items, interactions, reading, say)
     else:
         table = read_items_table(items, reading, say)
         taken = None
+    from retrieval.recommend import Recommender
+    from retrieval.storage import save_bundle
+    from retrieval.update import replace_catalogue
+
+    say(f"load {bundle}")
+    recommender = Recommender.load(bundle, device=device or "auto")
     say(f"index {len(table):,} items")
     changed, based_on = replace_catalogue(recommender, table, taken), Path(str(recommender.facts["directory"]))
     version = save_bundle(bundle, changed, based_on=based_on)
@@ -249,6 +251,10 @@ def evaluate(
 
     Example: tandem evaluate --items items.csv --interactions interactions.csv --json evaluation.json
     """
+    say = teller(quiet)
+    check_evaluation(json_file, report, users, segment)
+    chosen = chosen_config(config, sets, keep_seen=keep_seen, device=device, seed=seed)
+    table, taken = read_tables(items, interactions, reading, say)
     from retrieval.benchmark import segments_of
     from retrieval.evaluate import evaluate as run
     from retrieval.fit_steps import load_encoder
@@ -256,10 +262,6 @@ def evaluate(
     from retrieval.report import render_text, write_report
     from retrieval.seeds import with_seeds
 
-    say = teller(quiet)
-    check_asked(json_file, report, users, segment)
-    chosen = chosen_config(config, sets, keep_seen=keep_seen, device=device, seed=seed)
-    table, taken = read_tables(items, interactions, reading, say)
     segments = None if users is None else segments_of(users, segment or "segment")
     chosen = budgeted(chosen, budget, table, taken)
     require_reranker(chosen)
@@ -278,13 +280,6 @@ def evaluate(
     print(render_text(result, bold=sys.stdout.isatty()))  # before the report: whatever happens to that, here they are
     if report is not None:
         write_report(result, report)
-
-
-def show_config() -> None:
-    """Print every configuration key with its default, as the TOML file that `--config` reads."""
-    from retrieval.config import Config, to_toml
-
-    print(to_toml(Config().to_dict()))
 
 
 def demo(

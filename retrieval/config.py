@@ -1,4 +1,7 @@
-"""One TOML file configures everything; what the command line says wins; unknown keys are errors."""
+"""One TOML file configures everything; what the command line says wins; unknown keys are errors.
+
+Nothing heavy is imported for it: a misspelt key is told at once.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,11 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from rerank import HistoryModelConfig, RerankConfig
+from rerank.config import HistoryModelConfig, RerankConfig
 from retrieval.encoder.finetune_config import FinetuneConfig
-from retrieval.encoder.heads import HeadConfig
-from retrieval.encoder.steps import HeadTraining
-from retrieval.encoder.text_encoder import DEFAULT_ENCODER
+from retrieval.encoder.head_config import HeadConfig, HeadTraining
+from retrieval.model_source import DEFAULT_ENCODER
 from retrieval.text import TextConfig
-from retrieval.two_stage import Depths
 
 # Over soft tokens a larger model gains nothing clear and trains four times slower. On Amazon Scientific, final list
 # minus fusion without it (bench_quality.py): 3 x 192 +.0000 [-.0013, .0014], 4 x 384 +.0007 [-.0002, .0017].
@@ -53,6 +54,25 @@ class IndexConfig:
     """family: auto, exact, ivf, hnsw and their variants."""
 
     family: str = "auto"
+
+
+@dataclass(frozen=True)
+class Depths:
+    """How many items pass each step: what a source gives, and how many candidates are reranked and returned.
+
+    all_blocks: of a list longer than this, only so many candidates go through all of GPT-2's blocks, chosen by its
+        first half; 0 sends all of them. Used only if NDCG@10 on validation stays within 1 % (`Reranker.fit_cascade`).
+    """
+
+    per_source: int = 200
+    rerank: int = 100
+    all_blocks: int = 0
+
+    def __post_init__(self) -> None:
+        if self.per_source < 1 or self.rerank < 1:
+            raise ValueError(f"depths: expected 1 or more, got per_source={self.per_source}, rerank={self.rerank}")
+        if self.all_blocks < 0:
+            raise ValueError(f"depths: all_blocks: expected 0 (all candidates) or more, got {self.all_blocks}")
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from retrieval.bundle_files import check_bundle
 from retrieval.config import config_from
 from retrieval.data import read_interactions, read_items
 from retrieval.demo_data import fetch_movielens
@@ -14,7 +15,7 @@ from retrieval.evaluate import evaluate
 from retrieval.fit import refit
 from retrieval.recommend import Recommender
 from retrieval.report import render_text, write_report
-from retrieval.storage import check_bundle, save_bundle
+from retrieval.storage import save_bundle
 
 # Films are liked in the way of their makers and times: the year belongs to the text, the genre words too.
 _TEXT = {"item_template": "{title} ({year}). {category}. {description}"}

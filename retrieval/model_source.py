@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from retrieval.config import Config
 
+DEFAULT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 PROBE_TIMEOUT_S = 10.0
 RERANKER_CURE = "give a folder, or rerank.model = 'gpt2-mini', which needs no hub"
 

@@ -15,13 +15,12 @@ from retrieval.config import Config
 from retrieval.data import IdMap, Interactions, canonical_id
 from retrieval.explain import explain_item, found_by
 from retrieval.histories import histories_of, time_away
-from retrieval.results import Recommendation, RecommendationList
+from retrieval.results import Recommendation, RecommendationList, check_k
 from retrieval.sources import DenseSource, Queries
 from retrieval.stage_one import SourceSettings
 from retrieval.text import clean_text
 from retrieval.two_stage import Ranked, TwoStage
 
-MAX_K = 1_000
 Filters = str | Mapping[str, object] | None
 
 
@@ -279,10 +278,3 @@ class Recommender:
 
     def _allowed(self, filters: Filters) -> np.ndarray | None:
         return None if filters is None else filter_mask(self.model.catalogue.items.frame, filters)
-
-
-def check_k(k: int) -> int:
-    """Gives k as an int. Raises ValueError for what is no whole number from 1 to `MAX_K`."""
-    if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or not 1 <= k <= MAX_K:
-        raise ValueError(f"k: expected a whole number from 1 to {MAX_K}, got {k!r}")
-    return int(k)

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
+
+MAX_K = 1_000
 
 
 @dataclass(frozen=True)
@@ -68,3 +71,10 @@ class RecommendationList:
                 "title": [item.title for item in self.items],
             }
         )
+
+
+def check_k(k: int) -> int:
+    """Gives k as an int. Raises ValueError for what is no whole number from 1 to `MAX_K`."""
+    if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or not 1 <= k <= MAX_K:
+        raise ValueError(f"k: expected a whole number from 1 to {MAX_K}, got {k!r}")
+    return int(k)

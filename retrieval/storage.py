@@ -141,19 +141,6 @@ def _fusion(values: Mapping[str, Any]) -> Fusion:
     )
 
 
-def check_bundle(bundle: Path) -> dict[str, Any]:
-    """Verify every file of a bundle (a root or a version); returns the manifest's facts.
-
-    Raises:
-        FileNotFoundError: there is no bundle. indexes.DamagedArtefact: the first file that is not as it was written.
-        ValueError: something else than a bundle, or one of another format, which could not be loaded.
-    """
-    directory, manifest = open_bundle(bundle)
-    for part in ("text", "items"):
-        load_index(directory / "index" / part)
-    return {"directory": str(directory), "n_files": len(manifest.files), **dict(manifest.facts)}
-
-
 def read_settings(bundle: Path, *, device: str = "auto") -> tuple[Config, SourceSettings, TextEncoder]:
     """How a bundle was fitted, and its text encoder (fine-tuned or not), verified, without loading the rest.
 

@@ -11,6 +11,7 @@ import numpy as np
 from rerank import Reranker, RerankInput
 from retrieval.candidates import Candidates, feature_names, gather_candidates
 from retrieval.catalogue import Catalogue
+from retrieval.config import Depths
 from retrieval.details import Details, details_of
 from retrieval.fusion import Fusion
 from retrieval.sources import DenseSource, PopularSource, Queries, Source
@@ -19,25 +20,6 @@ from retrieval.stage_one import Validation, in_batches, sub_queries
 BATCH_USERS = 128
 # A source over a matrix holds one number per user and item; with a copy for the search, 32 million take 256 MB.
 _BATCH_CELLS = 32_000_000
-
-
-@dataclass(frozen=True)
-class Depths:
-    """How many items pass each step: what a source gives, and how many candidates are reranked and returned.
-
-    all_blocks: of a list longer than this, only so many candidates go through all of GPT-2's blocks, chosen by its
-        first half; 0 sends all of them. Used only if NDCG@10 on validation stays within 1 % (`Reranker.fit_cascade`).
-    """
-
-    per_source: int = 200
-    rerank: int = 100
-    all_blocks: int = 0
-
-    def __post_init__(self) -> None:
-        if self.per_source < 1 or self.rerank < 1:
-            raise ValueError(f"depths: expected 1 or more, got per_source={self.per_source}, rerank={self.rerank}")
-        if self.all_blocks < 0:
-            raise ValueError(f"depths: all_blocks: expected 0 (all candidates) or more, got {self.all_blocks}")
 
 
 @dataclass(frozen=True)

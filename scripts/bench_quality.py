@@ -64,7 +64,8 @@ def _run(argv: list[str] | None) -> int:
     """Measure every data set given, one line each; those that cannot be measured have a line that says why."""
     chosen = parse(argv)
     from retrieval.benchmark import Options, benchmark, check_sasrec, read_folder
-    from retrieval.cli_tables import chosen_config, teller
+    from retrieval.cli_config import chosen_config
+    from retrieval.cli_tables import teller
     from retrieval.model_source import require_reranker
     from retrieval.report_benchmark import plot_benchmark, render_markdown
 

@@ -21,7 +21,8 @@ from indexes import DamagedArtefact
 from indexes.files import fingerprint, replace_file
 from retrieval.batch.users import UserChunk
 from retrieval.data.export import write_table
-from retrieval.recommend import Filters, Recommender, check_k
+from retrieval.recommend import Filters, Recommender
+from retrieval.results import check_k
 from retrieval.two_stage import BATCH_USERS
 
 Format = Literal["parquet", "csv", "jsonl"]

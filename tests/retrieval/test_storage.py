@@ -19,8 +19,9 @@ from sentence_transformers import SentenceTransformer
 from transformers import AutoModelForSequenceClassification
 
 from indexes import DamagedArtefact, Locked, list_versions, resolve, rollback
+from retrieval.bundle_files import check_bundle
 from retrieval.recommend import Recommender
-from retrieval.storage import check_bundle, read_settings, save_bundle
+from retrieval.storage import read_settings, save_bundle
 from retrieval.update import replace_catalogue
 from tests.world import TOPICS, USERS_PER_TOPIC, user_id
 

@@ -1,0 +1,77 @@
+"""What a command asks of its arguments before anything heavy is imported or read: a typo is told at once."""
+
+from __future__ import annotations
+
+import errno
+import tempfile
+from pathlib import Path
+
+
+def check_bundle_there(bundle: Path) -> None:
+    """Raises FileNotFoundError where there is no bundle, DamagedArtefact where its CURRENT is altered."""
+    from indexes import resolve
+
+    resolve(bundle)
+
+
+def check_readable(*tables: Path | None) -> None:
+    """Raises FileNotFoundError or ValueError for a table that is not there or of no known format; None is none."""
+    from retrieval.data.files import find_files
+
+    for table in tables:
+        if table is not None:
+            find_files(table)
+
+
+def check_device(device: str | None) -> None:
+    """Raises ValueError for a device of no known kind; whether this machine has it shows later."""
+    if device is not None and device not in ("auto", "cpu", "cuda") and not device.startswith("cuda:"):
+        raise ValueError(f"--device: expected auto, cpu or cuda, got {device!r}")
+
+
+def check_list(k: int, filters: str | None) -> None:
+    """Raises ValueError for a length that no list has, or a filter that cannot be read."""
+    from indexes.filter_text import parse_filter
+    from retrieval.results import check_k
+
+    check_k(k)
+    if filters is not None:
+        parse_filter(filters)
+
+
+def check_out(out: Path) -> None:
+    """Tell that a folder can be made there and written; nothing stays behind.
+
+    Raises:
+        ValueError: a file, or no place to write. OSError: the disk is full.
+    """
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out: expected a directory for the bundle, got the file {str(out)!r}; name another place")
+    nearest = next(place for place in (out, *out.absolute().parents) if place.exists())
+    try:
+        tempfile.TemporaryDirectory(prefix=".tandem-", dir=nearest).cleanup()
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        why = "it cannot be made or written"
+        raise ValueError(f"--out: expected a place to write, got {str(out)!r}: {why}; name another place") from error
+
+
+def check_evaluation(json_file: Path | None, report: Path | None, users: Path | None, segment: str | None) -> None:
+    """Before hours of work, not after: what goes together is there, and the files can be written.
+
+    Raises:
+        ValueError: an option without its other half, or no file that can be written. ImportError: no matplotlib.
+    """
+    from retrieval.report import check_report_path
+
+    if segment is not None and users is None:
+        raise ValueError(f"--segment-column: expected --users FILE with it, got {segment!r} alone; name the table")
+    check_readable(users)
+    if report is not None:
+        check_report_path(report)
+    for file in (json_file, report):
+        if file is not None:
+            if file.is_dir():
+                raise ValueError(f"expected a file to write, got the directory {str(file)!r}")
+            file.parent.mkdir(parents=True, exist_ok=True)
