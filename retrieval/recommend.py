@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 
 from indexes import Hits
-from indexes.filters import filter_mask
 from retrieval.config import Config
 from retrieval.data import IdMap, Interactions, canonical_id
 from retrieval.explain import explain_item, found_by
 from retrieval.histories import histories_of, time_away
+from retrieval.item_filter import item_mask
 from retrieval.results import Recommendation, RecommendationList, check_k
 from retrieval.sources import DenseSource, Queries
 from retrieval.stage_one import SourceSettings
@@ -277,4 +277,4 @@ class Recommender:
         self._allowed(filters)
 
     def _allowed(self, filters: Filters) -> np.ndarray | None:
-        return None if filters is None else filter_mask(self.model.catalogue.items.frame, filters)
+        return None if filters is None else item_mask(self.model.catalogue.items.frame, filters)

@@ -1,0 +1,46 @@
+"""What a filter means for an item table, where a missing text is kept as an empty one."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from retrieval.item_filter import item_mask
+
+ITEMS = pd.DataFrame(
+    {
+        "item_id": ["1", "2", "3"],
+        "title": ["a", "b", "c"],
+        "category": ["x", "", "y"],
+        "description": ["", "", ""],
+        "price": [1.0, None, 3.0],
+        "nothing": [None, None, None],
+    }
+)
+
+
+@pytest.mark.parametrize(
+    ("filters", "found"),
+    [
+        ("category is missing", [False, True, False]),
+        ({"category": {"is missing": True}}, [False, True, False]),
+        ("not (category is missing or price < 2)", [False, False, True]),
+        ("category is not missing", [True, False, True]),
+        ("category = ''", [False, True, False]),
+        ("brand is missing", [True, True, True]),
+        ("brand = 'acme'", [False, False, False]),
+        ("price is missing", [False, True, False]),
+    ],
+)
+def test_a_missing_text_is_found_as_missing_although_it_is_kept_as_an_empty_one(filters, found):
+    assert item_mask(ITEMS, filters).tolist() == found
+
+
+def test_an_unknown_column_is_answered_with_those_that_hold_something():
+    with pytest.raises(ValueError, match=r"column of the item table \(item_id, title, category, price\), got 'genre'"):
+        item_mask(ITEMS, "price < 2 and genre = 'Crime'")
+
+
+def test_a_recommender_finds_the_items_without_a_brand(recommender):
+    found = recommender.recommend("toy-fan-00", k=60, filters="brand is missing")
+    assert sorted(found.item_ids) == ["film-new", "kitchen-new", "outdoor-new", "toy-new"]
