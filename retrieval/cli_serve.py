@@ -217,10 +217,16 @@ def rollback(
     tandem rollback bundle
     tandem rollback bundle --to 000003
     """
+    from indexes import list_versions
     from indexes import rollback as roll_back
 
+    kept = [version.name for version in list_versions(bundle)]
     if to is not None and to.isdigit():
         to = to.zfill(6)
+    if to is not None and kept and to not in kept:
+        raise ValueError(f"--to: expected a version that is kept ({', '.join(kept)}), got {to!r}")
+    if to is None and len(kept) == 1:
+        raise ValueError(f"{bundle}: expected an intact version before the current one, but {kept[0]} is the only one")
     print(roll_back(bundle, to=to))
 
 

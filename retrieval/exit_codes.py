@@ -31,6 +31,10 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 # How what is written in Rust (safetensors, tokenizers) tells an error of the system, in classes of its own.
 _TOLD_BY_RUST = re.compile(r"\(os error (\d+)\)")
 
+# What the readers tell a caller in Python, by the option that is the same on every command line.
+_ARGUMENT = re.compile(r"\b(encoding|on_duplicate|device|precision)='([^' ]*)'")
+_FOR_PYTHON = re.compile(r", in Python \w+=\{[^}]*\}")
+
 
 class Terminated(BaseException):
     """SIGTERM arrived; it passes every `except Exception`, so `finally` blocks clean up and the process ends."""
@@ -77,12 +81,18 @@ def error_line(error: BaseException) -> str:
     line = "".join(
         character if unicodedata.category(character) not in ("Cc", "Cs", "Zl", "Zp") else " " for character in text
     )
-    line = " ".join(line.split())
+    line = as_options(" ".join(line.split()))
     if len(line) > _MAX_MESSAGE:
         line = line[:_MAX_MESSAGE] + " ..."
     if exit_code_of(error) == DEFECT:
         line = f"{type(error).__name__}: {line} (a defect of this program; {TRACEBACK_VARIABLE}=1 shows where)"
     return line or type(error).__name__
+
+
+def as_options(line: str) -> str:
+    """The line with arguments of Python in the words of the command line: `encoding='x'` is `--encoding x`."""
+    line = _ARGUMENT.sub(lambda found: f"--{found[1].replace('_', '-')} {found[2]}", line)
+    return _FOR_PYTHON.sub("", line)
 
 
 def guarded(call: Callable[[], int]) -> int:

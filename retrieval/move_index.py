@@ -17,6 +17,7 @@ import numpy as np
 from safetensors.numpy import load_file as load_arrays
 
 from indexes import (
+    FAMILIES,
     DamagedArtefact,
     Index,
     Locked,
@@ -76,10 +77,14 @@ def move_index(
         indexes.DamagedArtefact: a file of the bundle is not as it was written.
         indexes.Locked: another version was published meanwhile. ConnectionError: Milvus does not answer.
     """
-    if (to == MILVUS) != (uri is not None):
+    if to not in (MILVUS, "auto", *FAMILIES):
+        raise ValueError(f"--to: expected one of {', '.join((MILVUS, 'auto', *FAMILIES))}, got {to!r}")
+    if to == MILVUS and uri is None:
         raise ValueError(
-            f"--uri: expected the address of Milvus together with --to milvus alone, got {uri!r} and {to!r}"
+            "--uri: expected with --to milvus, got none; give http://HOST:19530, or FILE.db on this machine"
         )
+    if to != MILVUS and uri is not None:
+        raise ValueError(f"--uri: expected only with --to milvus, got {uri!r} with --to {to}; leave it out")
     if (bundle / MANIFEST_NAME).is_file():
         raise ValueError(f"{bundle}: expected the root of a bundle, got one version of it; it never changes")
     source = resolve(bundle)

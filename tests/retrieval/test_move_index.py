@@ -225,8 +225,12 @@ def test_damaged_vectors_are_not_moved(root):
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--to", "milvus"], 2, "--uri: expected the address of Milvus together with --to milvus alone, got None"),
-        (["--to", "exact", "--uri", "http://host:1"], 2, "--uri: expected the address of Milvus together with"),
+        (["--to", "milvus"], 2, "--uri: expected with --to milvus, got none; give http://HOST:19530, or"),
+        (
+            ["--to", "exact", "--uri", "http://host:1"],
+            2,
+            "--uri: expected only with --to milvus, got 'http://host:1' with --to exact",
+        ),
         (["--to", "exakt"], 2, "family: expected 'auto' or one of exact, ivf"),
         (["--to", "milvus", "--uri", "host"], 2, "uri: expected http://HOST:PORT"),
         (["--to", "milvus", "--uri", "x.db", "--kind", "ivf"], 2, "kind: expected 'auto', 'flat' or 'hnsw', got 'ivf'"),
