@@ -99,5 +99,8 @@ def clean(
     from retrieval.move_index import drop_leftovers, leftover_collections
 
     find = drop_leftovers if yes else leftover_collections
-    for place, name in find(bundle, uri=uri, collection=collection):
+    found = find(bundle, uri=uri, collection=collection)
+    if not found:
+        print("nothing to delete: every collection is one of a version that is kept")
+    for place, name in found:
         print(printable(f"{'deleted' if yes else 'not used any more'}: {name} at {place}"))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _HISTORY_SHOWN = 5
 # The bundle's own figure is there after every fit; that of an evaluation only where one was made.
-_FIGURES = {"validation_ndcg@10": "validation ndcg@10", "ndcg@10": "ndcg@10"}
+_FIGURES = {"validation_ndcg@10": "validation ndcg@10", "ndcg@10": "test ndcg@10"}
 _RIGHT = ("rank", "score", "recall", "rerank")
 
 
@@ -145,7 +145,7 @@ def show_facts(facts: Mapping[str, Any], *, as_json: bool, seconds: float) -> No
         return
     print(printable(f"{facts['directory']}: intact, {facts['n_files']} files ({seconds:.1f} s)"))
     for name, value in facts.items():
-        if name not in ("directory", "n_files", "kind"):
+        if name not in ("directory", "n_files", "kind") and value is not None:
             print(printable(f"  {name}: {_fact(value)}"))
 
 
@@ -178,14 +178,15 @@ def show_versions(bundle: Path, *, as_json: bool) -> None:
     if as_json:
         print(render_json({"versions": rows}))
         return
-    header = ["", "version", "items", "users", *_FIGURES.values()]
+    figures = {name: title for name, title in _FIGURES.items() if any(row.get(name) is not None for row in rows)}
+    header = ["", "version", "items", "users", *figures.values()]
     cells = [
         [
             "*" if row["current"] else "",
             row["version"],
             *([_fact(row["n_items"]), _fact(row["n_users"])] if "n_items" in row else ["damaged", ""]),
-            *("" if row.get(name) is None else f"{row[name]:.4f}" for name in _FIGURES),
+            *("" if row.get(name) is None else f"{row[name]:.4f}" for name in figures),
         ]
         for row in rows
     ]
-    print(render_table(header, cells, right=("items", "users", *_FIGURES.values())))
+    print(render_table(header, cells, right=("items", "users", *figures.values())))

@@ -7,8 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from safetensors import SafetensorError
 
+from retrieval.cli import main
 from retrieval.exit_codes import error_line, exit_code_of
 from tests import world
 
@@ -24,6 +26,52 @@ def test_a_full_disk_is_a_want_of_resources_whoever_tells_it():
         assert line.endswith("free some and give the command again")
     missing = SafetensorError("Error while serializing: I/O error: No such file or directory (os error 2)")
     assert exit_code_of(missing) == exit_code_of(FileNotFoundError(2, "x")) == 2
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (
+            "pass the file's encoding, for example encoding='latin-1'",
+            "pass the file's encoding, for example --encoding latin-1",
+        ),
+        ("mend them or pass on_duplicate='last' (or 'first')", "mend them or pass --on-duplicate last (or 'first')"),
+        ("--map users.user_id=COLUMN, in Python column_map={'user_id': 'COLUMN'}.", "--map users.user_id=COLUMN."),
+        ("device='cuda': no CUDA device", "--device cuda: no CUDA device"),
+    ],
+)
+def test_an_error_speaks_of_options_and_not_of_arguments(error, line):
+    assert error_line(ValueError(error)) == line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("index move {bundle} --to foo", "--to: expected one of milvus, auto, exact, "),
+        (
+            "index move {bundle} --to milvus",
+            "--uri: expected with --to milvus, got none; give http://HOST:19530, or FILE",
+        ),
+        (
+            "index move {bundle} --to exact --uri x.db",
+            "--uri: expected only with --to milvus, got 'x.db' with --to exact",
+        ),
+        ("rollback {bundle}", "expected an intact version before the current one, but 000001 is the only one"),
+        ("rollback {bundle} --to 7", "--to: expected a version that is kept (000001), got '000007'"),
+    ],
+)
+def test_a_choice_that_is_not_there_names_those_that_are(bundle, capsys, arguments, said):
+    assert main(arguments.format(bundle=bundle).split()) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_what_there_is_nothing_to_say_of_is_left_out_or_said(bundle, capsys):
+    assert main(["index", "clean", str(bundle)]) == 0
+    assert "nothing to delete" in capsys.readouterr().out
+    assert main(["check", str(bundle)]) == main(["versions", str(bundle)]) == 0
+    printed = capsys.readouterr().out
+    assert "None" not in printed
+    assert printed.splitlines()[-2].split() == ["version", "items", "users", "validation", "ndcg@10"]
 
 
 # Before anything heavy
@@ -73,6 +121,7 @@ def test_a_mistake_is_told_without_torch(own_bundle: Path, tmp_path: Path) -> No
         "build-index nope --items items.csv",
         "build-index bundle --items nope.csv",
         "index move nope --to exact",
+        f"{fit} --out /proc/bundle",
     ]
     assert dict(zip(lines, after_commands(tmp_path, *lines), strict=True)) == dict.fromkeys(lines, "2")
     assert not (tmp_path / "new").exists()
