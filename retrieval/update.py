@@ -71,7 +71,7 @@ def add_items(recommender: Recommender, frame: pd.DataFrame) -> Recommender:
 def _check_values(frame: pd.DataFrame, old: pd.DataFrame) -> None:
     """Refuse the first value that does not fit its column: text, numbers and dates as in the catalogue."""
     for name in frame.columns:
-        expected, fits = _expected(str(name), old)
+        expected, fits = _expected(str(name), old, frame)
         for row, (item_id, value) in enumerate(zip(frame["item_id"], frame[name], strict=True)):
             place = f"add_items: row {row}, item {item_id!r}"
             no_value = value is None or (pd.api.types.is_scalar(value) and bool(pd.isna(value)))
@@ -84,13 +84,15 @@ def _check_values(frame: pd.DataFrame, old: pd.DataFrame) -> None:
                 )
 
 
-def _expected(name: str, old: pd.DataFrame) -> tuple[str, Callable[[object], bool]]:
-    """What a column of the catalogue holds, in words and as a test; anything in a column that the catalogue lacks."""
+def _expected(name: str, old: pd.DataFrame, new: pd.DataFrame) -> tuple[str, Callable[[object], bool]]:
+    """What a column of the catalogue holds, in words and as a test; what the first new value is, where it lacks it."""
     if name in ITEM_TEXTS:
         return "text", lambda value: isinstance(value, str)
-    known = old[name].dropna() if name in old.columns and name != "item_id" else ()
-    if not len(known):
+    if name == "item_id":
         return "anything", lambda value: True
+    known = old[name].dropna() if name in old.columns else ()
+    if not len(known):
+        known = new[name].dropna().head(1)
     kind = pd.api.types.infer_dtype(known)
     if kind in ("integer", "floating", "mixed-integer-float", "decimal"):
         return (

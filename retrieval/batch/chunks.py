@@ -26,6 +26,7 @@ from retrieval.results import check_k
 from retrieval.two_stage import BATCH_USERS
 
 Format = Literal["parquet", "csv", "jsonl"]
+_TEXTS = ("file", "sha256", "digest")
 COLUMNS = ("user_id", "segment", "rank", "item_id", "score")
 
 
@@ -168,6 +169,10 @@ def part_from(values: object) -> Part:
     needed = {entry.name for entry in fields(Part) if entry.default is MISSING}
     if not isinstance(values, Mapping) or not needed <= set(values) <= every:
         raise ValueError(f"expected the receipt of a part, got {str(values)[:80]}")
+    for name, value in values.items():
+        fits = isinstance(value, str) if name in _TEXTS else type(value) is int and value >= 0
+        if not fits:
+            raise ValueError(f"expected {'text' if name in _TEXTS else 'a count'} as {name}, got {value!r:.60}")
     return Part(**values)
 
 
@@ -180,3 +185,5 @@ def check_part(folder: Path, part: Part) -> None:
     found = fingerprint(file)
     if (found.sha256, found.size_bytes) != (part.sha256, part.size_bytes):
         raise DamagedArtefact(file, f"expected sha256 {part.sha256[:12]}..., got {found.sha256[:12]}...", cure=cure)
+    if file.suffix == ".parquet" and (n_rows := pq.read_metadata(file).num_rows) != part.n_rows:
+        raise DamagedArtefact(file, f"expected {part.n_rows} rows as its receipt says, got {n_rows}", cure=cure)

@@ -117,12 +117,14 @@ def check_encoding(file: Path, encoding: str) -> str:
     """Gives the codec to read with (a UTF-8 byte order mark is skipped).
 
     Raises:
-        ValueError: no such encoding, or the file begins with a UTF-16 or UTF-32 mark and another one was asked for.
+        ValueError: no such encoding of text, or the file begins with a UTF-16 or UTF-32 mark and another one was asked
+            for.
     """
     try:
         codec = codecs.lookup(encoding).name
-    except LookupError:
-        raise ValueError(f"expected the name of an encoding, such as utf-8 or latin-1, got {encoding!r}") from None
+        "a".encode(codec)  # base64 and its like are codecs, but of bytes, which this refuses
+    except (LookupError, UnicodeError):
+        raise ValueError(f"expected the name of a text encoding, such as utf-8 or latin-1, got {encoding!r}") from None
     with open_bytes(file) as raw:
         start = raw.read(4)
     if start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) and not codec.startswith(("utf-16", "utf-32")):

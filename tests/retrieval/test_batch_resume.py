@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import signal
@@ -97,6 +98,27 @@ def test_half_made_and_altered_parts_are_made_again(recommender, users, tmp_path
     (work / "parts" / ".part-000003.parquet.99.tmp").write_bytes(b"half")
     assert score(recommender, users, tmp_path / "lists")["n_computed"] == 41 - 8
     assert bytes_of(tmp_path / "lists") == bytes_of(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("change", [{"file": 1}, {"sha256": 7}, {"n_rows": "32"}, {"n_users": True}, {"n_rows": 999}])
+def test_a_receipt_or_success_that_says_something_else_is_made_again(recommender, users, tmp_path, change):
+    def stop() -> None:
+        if len(list(receipts.glob("*.json"))) == 2:
+            raise KeyboardInterrupt
+
+    receipts, out = tmp_path / ".lists.partial" / "receipts", tmp_path / "lists"
+    with pytest.raises(KeyboardInterrupt):
+        score(watched(recommender, stop), users[:24], out)
+    receipt = receipts / "part-000000.parquet.json"
+    receipt.write_text(json.dumps({**json.loads(receipt.read_text()), **change}))
+    report = score(recommender, users[:24], out)
+    assert (report["n_computed"], report["n_rows"]) == (16, 24 * K)
+    success = json.loads((out / "_SUCCESS").read_text())
+    success["parts"][1] |= change
+    (out / "_SUCCESS").write_text(json.dumps(success))
+    with pytest.raises(DamagedArtefact):
+        check_output(out)
+    assert score(recommender, users[:24], out)["n_computed"] == 24
 
 
 def test_a_full_disk_leaves_no_lists_and_the_next_run_succeeds(recommender, users, tmp_path):

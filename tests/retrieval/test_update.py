@@ -32,6 +32,8 @@ GOOD = {"item_id": ["extra-1", "extra-2"], "title": ["big red robot", "small cup
         ({"size": [3, np.inf]}, "expected a finite number as size, got inf"),
         ({"size": [3, True]}, "expected a finite number as size, got True"),
         ({"colour": ["red", datetime.date(2026, 1, 1)]}, "row 1, item 'extra-2': expected text as colour"),
+        ({"note": ["a", 1]}, r"row 1, item 'extra-2': expected text as note, got 1 \(int\)"),
+        ({"note": [2, "b"]}, r"row 1, item 'extra-2': expected a finite number as note, got 'b' \(str\)"),
         ({"item_id": ["extra-1", None]}, "id"),
     ],
 )

@@ -46,9 +46,10 @@ def test_latin_1_is_read_when_named(tmp_path):
     assert items_csv(tmp_path, content, encoding="latin-1").frame["title"].tolist() == ["Café"]
 
 
-def test_unknown_encoding_is_named(tmp_path):
-    with pytest.raises(ValueError, match="got 'utf-9'"):
-        items_csv(tmp_path, "item_id,title\na,Tea\n", encoding="utf-9")
+@pytest.mark.parametrize("encoding", ["utf-9", "rot13", "hex", "base64", "zlib", "undefined"])
+def test_what_is_no_encoding_of_text_is_named(tmp_path, encoding):
+    with pytest.raises(ValueError, match=f"text encoding, such as utf-8 or latin-1, got '{encoding}'"):
+        items_csv(tmp_path, "item_id,title\na,Tea\n", encoding=encoding)
 
 
 def test_utf_16_is_recognised_and_read_when_named(tmp_path):
