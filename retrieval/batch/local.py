@@ -199,14 +199,24 @@ def _short(value: object) -> str:
 @contextmanager
 def _locked(place: _Place) -> Iterator[None]:
     place.work.mkdir(parents=True, exist_ok=True)
-    with exclusive(place.work / ".lock") as holder:
+    lock = place.work / ".lock"
+    with exclusive(lock) as holder:
         if holder is not None:
             raise Locked(f"{place.out}: expected to be the only batch run, locked by process {holder}; try again later")
+        own = _inode(lock)  # it is held open, so that no other file gets this number
         try:
             yield
         finally:
-            if place.work.is_dir() and {file.name for file in place.work.iterdir()} == {".lock"}:
+            # Once the work is committed its folder is gone, and one of that name is another run's.
+            if _inode(lock) == own and {file.name for file in place.work.iterdir()} == {".lock"}:
                 shutil.rmtree(place.work, ignore_errors=True)
+
+
+def _inode(path: Path) -> int | None:
+    try:
+        return path.stat().st_ino
+    except FileNotFoundError:
+        return None
 
 
 def _open_run(place: _Place, run: dict[str, Any], *, restart: bool) -> None:

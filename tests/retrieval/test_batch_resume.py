@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pandas as pd
@@ -16,7 +17,7 @@ import pytest
 
 from indexes import DamagedArtefact, Locked
 from indexes.files import exclusive
-from retrieval.batch import check_output
+from retrieval.batch import check_output, local
 from retrieval.recommend import Recommender
 from retrieval.storage import save_bundle
 from retrieval.update import add_items
@@ -210,6 +211,21 @@ def test_only_the_chunks_whose_users_changed_are_computed_again(recommender, use
     score(recommender, changed, tmp_path / "whole")
     assert score(recommender, changed, tmp_path / "lists")["n_computed"] == 41 - 3 * 8
     assert bytes_of(tmp_path / "lists") == bytes_of(tmp_path / "whole")
+
+
+def test_a_run_that_ends_leaves_the_folder_of_one_that_has_just_begun(recommender, users, tmp_path, monkeypatch):
+    work, commit = tmp_path / ".lists.partial", local._commit
+    with ExitStack() as held:
+
+        def commit_and_let_another_begin(*asked) -> None:
+            commit(*asked)
+            work.mkdir()
+            assert held.enter_context(exclusive(work / ".lock")) is None
+
+        monkeypatch.setattr(local, "_commit", commit_and_let_another_begin)
+        score(recommender, users[:8], tmp_path / "lists")
+        with pytest.raises(Locked):
+            score(recommender, users[:8], tmp_path / "lists")
 
 
 def test_two_runs_at_once_are_refused(recommender, users, tmp_path):
