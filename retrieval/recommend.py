@@ -12,6 +12,7 @@ import pandas as pd
 from indexes import Hits
 from retrieval.config import Config
 from retrieval.data import IdMap, Interactions, canonical_id
+from retrieval.data.ids import listed
 from retrieval.explain import explain_item, found_by
 from retrieval.histories import histories_of, time_away
 from retrieval.item_filter import item_mask
@@ -138,11 +139,11 @@ class Recommender:
         """
         if user_ids is None and histories is None:
             raise ValueError("recommend_many: expected user_ids or histories, got neither")
-        count = len(user_ids) if user_ids is not None else len(histories or ())
-        names = list(user_ids) if user_ids is not None else [str(place) for place in range(count)]
-        if histories is not None and len(histories) != count:
-            raise ValueError(f"recommend_many: expected {count} histories, one per user, got {len(histories)}")
-        given = [None] * count if histories is None else histories
+        given = None if histories is None else listed("histories", histories, "histories")
+        names = [str(n) for n in range(len(given or ()))] if user_ids is None else listed("user_ids", user_ids, "ids")
+        if given is not None and len(given) != len(names):
+            raise ValueError(f"recommend_many: expected {len(names)} histories, one per user, got {len(given)}")
+        given = given if given is not None else [None] * len(names)
         asked = [self._asked(name, history) for name, history in zip(names, given, strict=True)]
         ranked = self._rank(asked, k=k, filters=filters)
         real = ranked.rows >= 0
@@ -187,9 +188,10 @@ class Recommender:
         Raises:
             KeyError: an unknown candidate. ValueError: a candidate twice, or none.
         """
-        wanted = self.item_ids.to_rows(list(item_ids))
+        candidates = listed("item_ids", item_ids, "item ids")
+        wanted = self.item_ids.to_rows(candidates)
         if not len(wanted) or len(np.unique(wanted)) != len(wanted):
-            raise ValueError(f"rerank: expected distinct candidates, at least one, got {list(item_ids)!r}")
+            raise ValueError(f"rerank: expected distinct candidates, at least one, got {candidates!r}")
         asked = self._asked(None, history)
         queries, rows = self._queries([asked]), asked.rows
         only = np.zeros(len(self.item_ids), dtype=bool)
@@ -206,9 +208,7 @@ class Recommender:
     def _asked(self, user_id: str | None, history: Sequence[str] | None) -> _Asked:
         """Whose list is wanted: of a history that is given only its order is known, not how long ago it was."""
         if history is not None:
-            if isinstance(history, str):
-                raise ValueError(f"history: expected a sequence of item ids, got the single str {history!r}")
-            rows = self.item_ids.to_rows(list(history), unknown="ignore")
+            rows = self.item_ids.to_rows(listed("history", history, "item ids"), unknown="ignore")
             return _Asked(rows[rows >= 0], ignored=int((rows < 0).sum()))
         if user_id is None:
             raise ValueError("recommend: expected a user_id or a history, got neither")

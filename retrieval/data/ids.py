@@ -80,6 +80,18 @@ def _shorten(value: object) -> str:
     return text if len(text) <= 70 else text[:70] + "..."
 
 
+def listed(name: str, values: object, of: str) -> list:
+    """The values of an argument that takes several, of ids or histories, as a list.
+
+    Raises:
+        ValueError: one text, whose letters would be taken for ids, or what holds nothing at all.
+    """
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        got = f"{type(values).__name__} {_shorten(values)}"
+        raise ValueError(f"{name}: expected a sequence of {of}, got the single {got}; put it in a list")
+    return list(values)
+
+
 @dataclass(frozen=True, eq=False)
 class IdMap:
     """A fixed order of distinct canonical ids; the id at place r has row r.

@@ -119,6 +119,22 @@ def test_one_text_is_not_a_history(recommender):
         recommender.recommend(history="toy-01")
 
 
+@pytest.mark.parametrize("one", ["toy-01", b"toy-01", 5])
+def test_one_thing_is_not_several_at_any_door(recommender, one):
+    for name, ask in {
+        "history": lambda: recommender.recommend(history=one),
+        "user_ids": lambda: recommender.recommend_many(one),
+        "histories": lambda: recommender.recommend_many(histories=one),
+        "item_ids": lambda: recommender.rerank(["toy-00"], one),
+    }.items():
+        with pytest.raises(
+            ValueError, match=f"{name}: expected a sequence of .*, got the single {type(one).__name__} "
+        ):
+            ask()
+    with pytest.raises(ValueError, match="history: expected a sequence of item ids, got the single"):
+        recommender.recommend_many(["anna"], histories=[one])
+
+
 @pytest.mark.parametrize("name", ["", "  ", "a\x00b", " toy-fan-00"])
 def test_a_malformed_user_id_is_refused(recommender, name):
     with pytest.raises(ValueError, match=r"id (is empty|holds|begins)"):
