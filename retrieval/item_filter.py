@@ -25,7 +25,7 @@ def item_mask(frame: pd.DataFrame, filters: str | Mapping[str, object]) -> np.nd
     frame = frame.assign(**{name: "" for name in ITEM_TEXTS if name not in frame.columns})
     for name in _columns(expression):
         if name not in frame.columns:
-            held = ", ".join(str(column) for column in frame.columns if _holds_something(frame[column]))
+            held = ", ".join(str(name) for name, column in frame.items() if _holds_something(column))
             raise ValueError(f"filter: expected a column of the item table ({held}), got {name!r}")
     return filter_mask(frame, _empty_is_missing(expression))
 

@@ -77,16 +77,7 @@ def move_index(
         indexes.DamagedArtefact: a file of the bundle is not as it was written.
         indexes.Locked: another version was published meanwhile. ConnectionError: Milvus does not answer.
     """
-    if to not in (MILVUS, "auto", *FAMILIES):
-        raise ValueError(f"--to: expected one of {', '.join((MILVUS, 'auto', *FAMILIES))}, got {to!r}")
-    if to == MILVUS and uri is None:
-        raise ValueError(
-            "--uri: expected with --to milvus, got none; give http://HOST:19530, or FILE.db on this machine"
-        )
-    if to != MILVUS and uri is not None:
-        raise ValueError(f"--uri: expected only with --to milvus, got {uri!r} with --to {to}; leave it out")
-    if (bundle / MANIFEST_NAME).is_file():
-        raise ValueError(f"{bundle}: expected the root of a bundle, got one version of it; it never changes")
+    _check_target(bundle, to, uri)
     source = resolve(bundle)
     manifest = read_manifest(source)
     for part in ("vectors.safetensors", "config.json"):
@@ -112,6 +103,20 @@ def move_index(
 
     version = publish(bundle, fill, facts=manifest.facts, keep=keep)
     return Move(version, {part: {"family": index.family, **index.params} for part, index in indexes.items()})
+
+
+def _check_target(bundle: Path, to: str, uri: str | None) -> None:
+    """Raise what `move_index` says of a move that makes no sense."""
+    if to not in (MILVUS, "auto", *FAMILIES):
+        raise ValueError(f"--to: expected one of {', '.join((MILVUS, 'auto', *FAMILIES))}, got {to!r}")
+    if to == MILVUS and uri is None:
+        raise ValueError(
+            "--uri: expected with --to milvus, got none; give http://HOST:19530, or FILE.db on this machine"
+        )
+    if to != MILVUS and uri is not None:
+        raise ValueError(f"--uri: expected only with --to milvus, got {uri!r} with --to {to}; leave it out")
+    if (bundle / MANIFEST_NAME).is_file():
+        raise ValueError(f"{bundle}: expected the root of a bundle, got one version of it; it never changes")
 
 
 def _copy_the_rest(source: Path, manifest: Manifest, directory: Path) -> None:
