@@ -149,6 +149,7 @@ def batch(
     maps: Annotated[
         list[str] | None, typer.Option("--map", help="NAME=COLUMN, e.g. user_id=customer; repeatable.")
     ] = None,
+    encoding: Annotated[str, typer.Option("--encoding", help="Of CSV and JSON lines.")] = "utf-8",
     rejects: Annotated[Path | None, typer.Option("--rejects", help="File for refused rows (JSON lines).")] = None,
     max_bad_rows: Annotated[int | None, typer.Option("--max-bad-rows", min=0, help="Stop above so many.")] = None,
     as_json: Json = False,
@@ -177,6 +178,7 @@ def batch(
         chunk_users=chunk_size,
         segment=segment,
         column_map=renamed,
+        encoding=encoding,
         rejects=rejects,
         max_bad_rows=max_bad_rows,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,6 +25,7 @@ from retrieval.cli_config import (
     overrides,
     show_config,
 )
+from retrieval.cli_show import show_rebuild
 from retrieval.cli_tables import (
     Reading,
     read_items_table,
@@ -192,6 +194,7 @@ def build_index(
     interactions: Annotated[
         Path | None, typer.Option("--interactions", help="Newer histories for serving (models are not trained).")
     ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="What was done, as one line of JSON on stdout.")] = False,
     device: Device = None,
     quiet: Quiet = False,
 ) -> None:
@@ -199,6 +202,7 @@ def build_index(
 
     Example: tandem build-index bundle --items items.parquet
     """
+    started = time.monotonic()
     say = teller(quiet)
     check_device(device)
     check_bundle_there(bundle)
@@ -214,10 +218,11 @@ def build_index(
     say(f"load {bundle}")
     recommender = Recommender.load(bundle, device=device or "auto")
     say(f"index {len(table):,} items")
-    changed, based_on = replace_catalogue(recommender, table, taken), Path(str(recommender.facts["directory"]))
-    version = save_bundle(bundle, changed, based_on=based_on)
+    new, based_on = replace_catalogue(recommender, table, taken), Path(str(recommender.facts["directory"]))
+    version = save_bundle(bundle, new, based_on=based_on)
     say(f"published {version}")
-    print(version)
+    reports = (table.report, taken.report if taken else None)
+    show_rebuild(version, recommender, new, reports, seconds=time.monotonic() - started, as_json=as_json)
 
 
 @reads_tables

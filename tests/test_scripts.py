@@ -92,6 +92,16 @@ def test_refused_rows_are_counted_and_kept(run, own_bundle, tmp_path):
     assert run(build_index, own_bundle, *arguments, "--max-bad-rows", "0")[0] == 2
 
 
+def test_a_rebuild_has_the_options_of_the_command(run, own_bundle, tmp_path):
+    frame = world.item_frame()
+    frame.loc[3, "title"] = "caf\u00e9 lamp"
+    items = tmp_path / "items.csv"
+    pd.concat([frame, frame.tail(1)]).to_csv(items, index=False, encoding="latin-1")
+    arguments = ("--items", items, "--encoding", "latin-1", "--on-duplicate", "first", "--allow-empty")
+    code, told, _ = run(build_index, own_bundle, *arguments, "--device", "cpu")
+    assert (code, told["n_items"], told["n_embedded"], told["rejected"]) == (0, 52, 1, 0)
+
+
 def test_a_failed_rebuild_leaves_the_current_version(run, own_bundle, tmp_path):
     items = write_items(world.item_frame(), tmp_path)
     strangers = write_items(pd.DataFrame({"item_id": ["x"], "title": ["other"]}), tmp_path / "bundle")
@@ -156,7 +166,7 @@ def test_the_job_writes_what_the_command_writes(run, bundle, tmp_path):
         (["{bundle}", "--users", "nowhere.csv", "--out", "lists"], "nowhere.csv: expected a file or a folder"),
         (["{bundle}", "--users", "{users}", "--out", "lists", "-k", "0"], "k: expected a whole number"),
         (["{bundle}", "--users", "{users}", "--out", "lists", "--format", "xml"], "format: expected one of parquet"),
-        (["{bundle}", "--users", "{users}"], "the following arguments are required: --out"),
+        (["{bundle}", "--users", "{users}"], "Missing option '--out'"),
     ],
 )
 def test_bad_input_of_a_job_is_code_2(run, bundle, tmp_path, monkeypatch, arguments, said):
@@ -175,6 +185,13 @@ def test_a_job_runs_from_any_folder_and_its_help_has_the_exit_codes(tmp_path, sc
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0
     assert "Exit codes: 0 done, 2 bad" in done.stdout
+
+
+def test_a_job_says_nothing_on_stderr_when_all_is_well(own_bundle, tmp_path):
+    items = write_items(world.item_frame(), tmp_path)
+    command = [sys.executable, str(ROOT / "scripts" / "build_index.py"), str(own_bundle), "--items", str(items)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 # bench_rerank_quality
