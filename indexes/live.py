@@ -138,7 +138,7 @@ class LiveIndex:
         `allowed` may be shorter than `n_items`, since rows may have been given since it was made: those are barred.
         """
         state = self._state
-        queries = check_queries(queries, k, self._dim)
+        queries, k = check_queries(queries, k, self._dim), int(k)  # a small NumPy integer would overflow
         if allowed is not None and allowed.ndim == 1 and len(allowed) < state.n_rows:
             allowed = np.pad(allowed, (0, state.n_rows - len(allowed)))
         mask = check_allowed(allowed, state.n_rows)

@@ -61,8 +61,9 @@ def budgeted(config: Config, minutes: float | None, items: Items, interactions: 
     return within_budget(config, len(interactions), len(items), minutes)
 
 
-def show_config() -> None:
-    """Print every configuration key with its default, as the TOML file that `--config` reads."""
-    from retrieval.config import Config, to_toml
+def show_config(config: ConfigPath = None, sets: Sets = None) -> None:
+    """Print every configuration key as the TOML file that `--config` reads: the defaults, or what a file and --set make
+    of them, checked as a fit would check it."""
+    from retrieval.config import read_config, to_toml
 
-    print(to_toml(Config().to_dict()))
+    print(to_toml(read_config(config, overrides(sets)).to_dict()))

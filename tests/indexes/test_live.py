@@ -216,6 +216,14 @@ def test_filtered_searches_go_on_while_a_thread_adds() -> None:
         adder.join()
 
 
+def test_any_integer_does_for_k() -> None:
+    vectors = random_vectors(300, 0)
+    live = LiveIndex(build_exact(vectors), vectors, dim=DIM)
+    live.remove(np.arange(20))
+    found, expected = (live.search(vectors[:2], k) for k in (np.uint8(250), 250))
+    np.testing.assert_array_equal(found.rows, expected.rows)
+
+
 def test_a_search_under_way_keeps_the_old_state() -> None:
     vectors = random_vectors(20, 0)
     live = LiveIndex(build_exact(vectors), vectors)

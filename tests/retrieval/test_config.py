@@ -6,6 +6,7 @@ import tomllib
 
 import pytest
 
+from retrieval.cli import main as tandem
 from retrieval.config import Config, config_from, merge_values, parse_override, read_config, to_toml
 from tests.world import as_toml, tiny_config, tiny_values
 
@@ -139,3 +140,16 @@ def test_what_is_no_toml_is_refused_by_its_file(tmp_path, content):
 def test_a_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nothing\.toml' is not a file"):
         read_config(tmp_path / "nothing.toml")
+
+
+def test_the_command_prints_what_a_file_and_the_options_make_of_the_defaults(tmp_path, capsys):
+    file = tmp_path / "tandem.toml"
+    file.write_text("keep_seen = true\n[rerank]\nn_layer = 2\n")
+    assert tandem(["config", "--config", str(file), "--set", "rerank.epochs=7"]) == 0
+    printed = tmp_path / "printed.toml"
+    printed.write_text(capsys.readouterr().out)
+    config = read_config(printed)
+    assert (config.keep_seen, config.rerank.n_layer, config.rerank.epochs) == (True, 2, 7)
+    assert config == read_config(file, {"rerank": {"epochs": 7}})
+    assert tandem(["config", "--set", "rerank.n_layers=2"]) == 2
+    assert "did you mean rerank.n_layer?" in capsys.readouterr().err
