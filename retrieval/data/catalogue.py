@@ -112,6 +112,7 @@ class CatalogueBuilder:
         """Joins the chunks; applies `on_duplicate`. Attributes are sorted by name; cells they lose go to the log."""
         rows = np.concatenate(self._rows) if self._rows else np.empty(0, np.int64)
         keep = self._distinct(rows, on_duplicate)
+        self._drop(rows, keep, log, kept=on_duplicate)
         names = {name for part in self._parts for name in part} - set(self.text_columns)
         joined = {name: self._join(name, keep, log) for name in (*self.text_columns, *sorted(names))}
         ids = self._encoder.to_map(rows[keep])
@@ -134,6 +135,21 @@ class CatalogueBuilder:
             )
         return keep
 
+    def _drop(self, rows: np.ndarray, keep: np.ndarray, log: RejectLog, *, kept: str) -> None:
+        """Leaves the rows that gave way with their reason."""
+        gone = np.setdiff1d(np.arange(len(rows)), keep)
+        if not len(gone):
+            return
+        files, numbers = self._origins()
+        for place, name in zip(gone, self._encoder.to_map(rows[gone]).ids, strict=True):
+            reason = f"{self.id_column} is there more than once; the {kept} row is kept"
+            log.drop(self._places[files[place]][0], int(numbers[place]), reason, {self.id_column: str(name)})
+
+    def _origins(self) -> tuple[np.ndarray, np.ndarray]:
+        """Of every row the place of its chunk in `_places`, and its number for a person: int64 (n_rows,) each."""
+        files = np.repeat(np.arange(len(self._places)), [len(rows) for _, rows in self._places])
+        return files, np.concatenate([rows for _, rows in self._places])
+
     def _join(self, name: str, keep: np.ndarray, log: RejectLog) -> pa.ChunkedArray | pa.Array:
         parts = [part.get(name, pa.nulls(len(rows))) for part, rows in zip(self._parts, self._rows, strict=True)]
         kinds = {part.type for part in parts if not pa.types.is_null(part.type)}
@@ -153,8 +169,7 @@ class CatalogueBuilder:
         misfits = np.flatnonzero(found.misfits)
         if not len(misfits):
             return
-        files = np.repeat(np.arange(len(self._places)), [len(rows) for _, rows in self._places])[keep]
-        numbers = np.concatenate([rows for _, rows in self._places])[keep]
+        files, numbers = (origin[keep] for origin in self._origins())
         cells = [str(cell) for cell in column.take(pa.array(misfits)).to_pylist()]
         first = f"{cells[0][:40]!r}, {self._places[files[misfits[0]]][0]}:{numbers[misfits[0]]}"
         if not found.emptied:

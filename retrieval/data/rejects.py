@@ -115,6 +115,10 @@ class RejectLog:
         cut = {name: value[:MAX_VALUE_CHARS] for name, value in values.items()}
         self._append({"file": file, "row": row, "reason": reason, "values": cut, "kept": True})
 
+    def drop(self, file: str, row: int, reason: str, values: dict[str, str]) -> None:
+        """Takes a row that gave way to another one of its id, as was asked for; it does not count as bad."""
+        self._append({"file": file, "row": row, "reason": reason, "values": values})
+
     def _write(self, file: str, row: int, reason: str, values: dict[str, str]) -> None:
         if len(self._examples) < _N_EXAMPLES:
             self._examples.append(f"{file}:{row}: {reason}")

@@ -56,6 +56,6 @@ class ReadReport:
             lines.append(f"  dropped {self.n_duplicates:,} exact repeats (same user, item, time and event)")
         if self.n_replaced:
             lines.append(f"  dropped {self.n_replaced:,} rows with a repeated id")
-        if self.rejects is not None and (self.n_rejected or self.emptied):
-            lines.append(f"  refused rows and emptied cells are in {self.rejects}")
+        if self.rejects is not None and (self.n_rejected or self.emptied or self.n_replaced):
+            lines.append(f"  refused and dropped rows and emptied cells are in {self.rejects}")
         return "\n".join(lines + [f"  warning: {text}" for text in self.warnings])

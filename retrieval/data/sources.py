@@ -91,6 +91,9 @@ def _read_catalogue(
         warnings.append(f"{builder.n_empty:,} items have no text and were left out; allow_empty=True keeps them")
     for name, count in builder.n_cut.items():
         warnings.append(f"{count:,} cells of {name} were cut to {MAX_TEXT_CHARS:,} characters")
+    n_untitled = frame["title"].tolist().count("") if "title" in builder.text_columns else 0
+    if n_untitled:
+        warnings.append(f"{n_untitled:,} items have no title and are shown by their other text")
     if builder.dropped:
         warnings.append(f"attributes of a type that is not kept: {', '.join(sorted(builder.dropped))}")
     report = ReadReport(

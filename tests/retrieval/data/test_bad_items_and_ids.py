@@ -175,3 +175,23 @@ def test_newline_in_an_id_cannot_forge_a_line_of_the_rejects_file(tmp_path):
     ]
     read_interactions(jsonl(tmp_path / "x.jsonl", rows), items=None, rejects=rejects)
     assert len(rejects.read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize(("choice", "gone"), [("first", [4, 5]), ("last", [2, 3])])
+def test_rows_that_gave_way_to_another_of_their_id_are_kept_with_their_reason(tmp_path, choice, gone):
+    log = tmp_path / "rejects.jsonl"
+    rows = "item_id,title\na,old\nb,Mug\nb,Cup\na,new\n"
+    items = items_csv(tmp_path, rows, on_duplicate=choice, rejects=log, max_bad_rows=0)
+    kept = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [entry["row"] for entry in kept] == gone
+    assert {entry["values"]["item_id"] for entry in kept} == {"a", "b"}
+    assert {entry["reason"] for entry in kept} == {f"item_id is there more than once; the {choice} row is kept"}
+    assert items.report is not None
+    assert "dropped 2 rows with a repeated id" in items.report.summary()
+    assert str(log) in items.report.summary()
+
+
+def test_items_without_a_title_are_told(tmp_path):
+    items = items_csv(tmp_path, "item_id,title,category\na,,Mugs\nb,Cup,\n")
+    assert items.report is not None
+    assert "1 items have no title and are shown by their other text" in items.report.warnings
