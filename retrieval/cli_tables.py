@@ -100,7 +100,7 @@ class Reading:
     allow_empty: Annotated[bool, typer.Option("--allow-empty", help="Keep items without any text.")] = False
     rejects: Annotated[
         Path | None,
-        typer.Option("--rejects", help="Folder for refused rows, dropped rows and emptied cells, each with its reason."),
+        typer.Option("--rejects", help="Folder for refused rows, dropped rows and emptied cells, with reasons."),
     ] = None
     max_bad_rows: Annotated[
         int | None, typer.Option("--max-bad-rows", min=0, help="Stop above so many refused rows.")
