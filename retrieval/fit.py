@@ -209,8 +209,7 @@ def _fit_second_stage(
             clock.say(f"beside the cross-encoder: {reranker.add_history(history, checks)}")
     with clock.step("fusion", "fit the final fusion on validation"):
         draft = replace(draft, reranker=reranker)
-        base = without if recall.moments else None
-        return plain, replace(draft, final_fusion=fit_final_fusion(draft, found, worlds, config, base=base))
+        return plain, replace(draft, final_fusion=fit_final_fusion(draft, found, worlds, config, base=without))
 
 
 def refit(fitted: Fitted, interactions: Interactions, config: Config, *, progress: bool = False) -> TwoStage:

@@ -16,7 +16,7 @@ from retrieval.head_start import give_head_start
 from retrieval.new_items import World
 from retrieval.sources import Queries
 from retrieval.stage_one import Validation, in_batches, sub_queries
-from retrieval.two_stage import TwoStage, batch_size, context_of, final_feature_names, final_features
+from retrieval.two_stage import TwoStage, batch_size, context_of, final_feature_names
 
 
 def validation_queries(catalogue: Catalogue, validation: Validation) -> Queries:
@@ -82,8 +82,9 @@ def fit_final_fusion(
     """
     parts = []
     for one in found:
-        logits = replace(one.model, reranker=model.reranker).rerank(one.queries, one.candidates)
-        parts.append((final_features(one.candidates, logits), one.candidates.rows))
+        tried = replace(one.model, reranker=model.reranker)
+        logits = tried.rerank(one.queries, one.candidates)
+        parts.append((tried.final_features(one.candidates, logits), one.candidates.rows))
     return _fitted(parts, worlds, final_feature_names(model, reranked=True), config, base=base).fusion
 
 

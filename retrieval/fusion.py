@@ -197,7 +197,15 @@ def cross_fit(
     # held-out folds the best of many features is ahead by chance, so there a standard error is asked for.
     gain = by_feature[best] - held_out
     fitted = float(lists.ndcg(scores).mean())
-    if alone[best] > fitted or gain.mean() > gain.std() / np.sqrt(len(gain)):
+    if base is not None:
+        # The base is there anyway: what stands beside it counts only where held-out folds tell its gain from chance.
+        gain = held_out - lists.ndcg(base.scores)
+        if gain.mean() <= gain.std() / np.sqrt(len(gain)):
+            log.info("beside the base nothing counts: NDCG@10 %+.4f on %d held-out lists", gain.mean(), len(gain))
+            weights = _joined(given, np.zeros(everyone.n_blocks * everyone.features.shape[2]))
+            scores, others = score_lists(lists.features, context, weights), base.scores
+            held_out, fitted = lists.ndcg(others), float(lists.ndcg(scores).mean())
+    elif alone[best] > fitted or gain.mean() > gain.std() / np.sqrt(len(gain)):
         _warn(len(lists), len(names), best)
         weights = np.zeros(everyone.n_blocks * len(names))
         weights[list(names).index(best)] = 1.0

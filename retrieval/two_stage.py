@@ -164,9 +164,21 @@ class TwoStage:
 
     def fuse(self, queries: Queries, candidates: Candidates, logits: np.ndarray) -> np.ndarray:
         """One log-odds per candidate from recall features and rerank logit: float32 (n_users, depth)."""
-        features = final_features(candidates, None if self.reranker is None else logits)
-        scores = self.final_fusion.score(features, context_of(queries))
+        scores = self.final_fusion.score(self.final_features(candidates, logits), context_of(queries))
         return self._popular_for_cold(queries, candidates, scores)
+
+    def final_features(self, candidates: Candidates, logits: np.ndarray) -> np.ndarray:
+        """The candidates' features, and what GPT-2 says beside them as `rerank_score`: float32 (n_users, depth, n).
+
+        That is the logit without the recall score, where GPT-2 corrects it: the recall fusion was fitted on the very
+        lists that the final one is fitted on, so that its score would seem to be worth more there than it is. Nor is it
+        measured among the candidates of the list, as it would then depend on which these are.
+        """
+        if self.reranker is None:
+            return candidates.features
+        known = np.isfinite(logits) & (candidates.rows >= 0)
+        said = logits - candidates.scores if self.reranker.config.prior else logits
+        return np.concatenate([candidates.features, np.where(known, said, 0)[:, :, None]], axis=2, dtype=np.float32)
 
     def _popular_for_cold(self, queries: Queries, candidates: Candidates, scores: np.ndarray) -> np.ndarray:
         """Users without a history get the popular order: the other sources know nothing of them."""
@@ -197,19 +209,8 @@ def context_of(asked: Queries | Validation) -> np.ndarray:
     return np.stack([lengths, away], axis=1).astype(np.float32)
 
 
-def final_features(candidates: Candidates, logits: np.ndarray | None) -> np.ndarray:
-    """The candidates' features, and the logit as `rerank_score`: float32 (n_users, depth, n).
-
-    The logit as it is: how far above the others of a list it lies would depend on which these are.
-    """
-    if logits is None:
-        return candidates.features
-    known = np.where(np.isfinite(logits), logits, 0)[:, :, None]
-    return np.concatenate([candidates.features, known], axis=2)
-
-
 def final_feature_names(model: TwoStage, *, reranked: bool) -> list[str]:
-    """The names of `final_features`' columns."""
+    """The names of the columns of `TwoStage.final_features`."""
     names = feature_names(model.sources, model.details)
     return [*names, "rerank_score"] if reranked else names
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from retrieval.fusion import FusionLists, cross_fit
 from tests.retrieval.test_fusion import fit_fusion, make_lists, ndcg
@@ -57,3 +58,18 @@ def test_a_single_feature_that_is_the_whole_fusion_scores_its_lists_itself():
     found = cross_fit(few, ("good_score", "weak_score", "noise_score"))
     (column,) = np.flatnonzero(found.fusion.weights)
     np.testing.assert_allclose(found.scores, few.features[:, :, column], atol=1e-6)
+
+
+def test_beside_a_base_counts_only_what_held_out_folds_tell_from_chance():
+    telling = make_lists(np.array([1.0, 0.0, 2.0]), n_lists=400, seed=3)
+    idle = make_lists(np.array([1.0, 0.0, 0.0]), n_lists=400, seed=3)
+    names = ("a_score", "b_score", "late_score")
+    for lists, counts in ((telling, True), (idle, False)):
+        base = cross_fit(base_lists(lists), names[:-1])
+        found = cross_fit(lists, names, base=base)
+        late = found.fusion.weights.reshape(2, -1)[:, -1]
+        assert bool(late.any()) is counts
+        np.testing.assert_array_equal(found.fusion.weights.reshape(2, -1)[:, :-1].ravel(), base.fusion.weights)
+        if not counts:
+            np.testing.assert_array_equal(found.scores, base.scores)
+            assert found.fusion.figures["fused"] == pytest.approx(base.fusion.figures["fused"])

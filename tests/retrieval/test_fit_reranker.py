@@ -10,6 +10,7 @@ import pytest
 from rerank.blend import Blend
 from retrieval import fit_reranker
 from retrieval.fit import Fitted, fit
+from retrieval.histories import histories_of
 from tests.world import tiny_config
 
 QUICK = {"head_training": {"max_passes": 1}, "lists": {"max_lists": 32}}
@@ -46,3 +47,23 @@ def test_no_history_model_where_none_is_wanted_or_only_words_are_read(
     model = fit_with(items, interactions, encoder, **changes).model
     assert model.reranker is not None
     assert model.reranker.history is None
+
+
+def test_the_final_list_is_that_without_gpt2_and_what_gpt2_corrects(fitted, interactions):
+    model, without = fitted.model, fitted.model_without_rerank
+    final, plain = model.final_fusion, without.final_fusion
+    assert final.names == (*plain.names, "rerank_score")
+    n_blocks = 1 + len(final.context_mean)
+    blocks = final.weights.reshape(n_blocks, -1), plain.weights.reshape(n_blocks, -1)
+    np.testing.assert_array_equal(blocks[0][:, :-1], blocks[1])
+    queries = model.catalogue.queries(histories_of(interactions)[:9])
+    candidates = model.recall(queries)
+    logits = model.rerank(queries, candidates)
+    said = model.final_features(candidates, logits)[:, :, -1]
+    real = candidates.rows >= 0
+    np.testing.assert_allclose(said[real], (logits - candidates.scores)[real], atol=1e-6)
+    assert np.abs(said[real]).max() > 0
+    assert not said[~real].any()
+    # It says the same of a candidate whatever else is scored: nothing is measured among the candidates.
+    fewer = replace(candidates, **{name: getattr(candidates, name)[:, :5] for name in vars(candidates)})
+    np.testing.assert_array_equal(model.final_features(fewer, logits[:, :5])[:, :, -1], said[:, :5])
