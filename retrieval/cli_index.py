@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -101,6 +102,6 @@ def clean(
     find = drop_leftovers if yes else leftover_collections
     found = find(bundle, uri=uri, collection=collection)
     if not found:
-        print("nothing to delete: every collection is one of a version that is kept")
+        print("nothing to delete: every collection is one of a version that is kept", file=sys.stderr)
     for place, name in found:
         print(printable(f"{'deleted' if yes else 'not used any more'}: {name} at {place}"))

@@ -67,7 +67,7 @@ def test_a_choice_that_is_not_there_names_those_that_are(bundle, capsys, argumen
 
 def test_what_there_is_nothing_to_say_of_is_left_out_or_said(bundle, capsys):
     assert main(["index", "clean", str(bundle)]) == 0
-    assert "nothing to delete" in capsys.readouterr().out
+    assert capsys.readouterr().err.startswith("nothing to delete")
     assert main(["check", str(bundle)]) == main(["versions", str(bundle)]) == 0
     printed = capsys.readouterr().out
     assert "None" not in printed

@@ -224,11 +224,10 @@ def test_shown_items_are_told_by_user():
     items = make_items()
     interactions = make_interactions(items)
     assert shown_of(interactions) is None
-    taken_at = interactions.times[interactions.offsets[3] : interactions.offsets[4]]
+    first, second, third = interactions.times[interactions.offsets[3] :][:3]
     # User 3 was shown item 9 before everything, at the time of the second interaction, and between second and third.
-    times = np.array([taken_at[0] - 1, 1_600_000_000.0, taken_at[1], taken_at[1:3].mean()])
-    shown = Impressions.of(np.array([3, 1, 3, 3]), np.array([9, 8, 9, 9]), times)
-    with_shown = interactions.take(np.arange(len(interactions)), negatives=shown)
+    users, rows, times = np.array([3, 1, 3, 3]), np.array([9, 8, 9, 9]), np.array([first - 1, first, second, third - 1])
+    with_shown = interactions.take(np.arange(len(interactions)), negatives=Impressions.of(users, rows, times))
     by_user = shown_of(with_shown)
     assert by_user is not None
     assert [user.rows.tolist() for user in by_user[:5]] == [[], [8], [], [9, 9, 9], []]
