@@ -220,7 +220,7 @@ def test_any_integer_does_for_k() -> None:
     vectors = random_vectors(300, 0)
     live = LiveIndex(build_exact(vectors), vectors, dim=DIM)
     live.remove(np.arange(20))
-    found, expected = (live.search(vectors[:2], k) for k in (np.uint8(250), 250))
+    found, expected = (live.search(vectors[:2], k) for k in (np.array([250], dtype=np.uint8)[0], 250))
     np.testing.assert_array_equal(found.rows, expected.rows)
 
 

@@ -92,5 +92,5 @@ def test_versions_tell_the_figures_of_every_version_also_of_a_moved_one(own_bund
     assert [row["ndcg@10"] for row in rows] == [None, 0.25, 0.25]
     assert main(["versions", str(own_bundle)]) == 0
     printed = capsys.readouterr().out.splitlines()
-    assert printed[0].split() == ["version", "items", "users", "validation", "ndcg@10", "ndcg@10"]
+    assert printed[0].split() == ["version", "items", "users", "validation", "ndcg@10", "test", "ndcg@10"]
     assert printed[3].split()[-2:] == [f"{validation:.4f}", "0.2500"]
