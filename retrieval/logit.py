@@ -61,9 +61,14 @@ class Lists:
 
     def logits(self, features: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """float64 (n_lists, depth), -inf at padding; features: these lists' in double precision."""
-        parts = features @ weights.reshape(self.n_blocks, -1).T
-        logits = parts[:, :, 0] + (self.context[:, None] * parts[:, :, 1:]).sum(axis=2)
+        logits = weighted_sum(features, self.context, weights)
         return np.where(self.rows < 0, -np.inf, logits if self.offset is None else logits + self.offset)
+
+
+def weighted_sum(features: np.ndarray, context: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """(n_lists, depth, n_features) and (n_lists, n_contexts), by the weights of `fit_logit`: (n_lists, depth)."""
+    parts = features @ weights.reshape(1 + context.shape[1], -1).T
+    return parts[:, :, 0] + (context[:, None] * parts[:, :, 1:]).sum(axis=2)
 
 
 def fit_logit(lists: Lists, penalty: float, start: np.ndarray | None = None) -> np.ndarray:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from retrieval.logit import Lists, fit_logit
+from retrieval.logit import Lists, fit_logit, weighted_sum
 from retrieval.ranks import lists_ndcg
 
 PENALTIES = (0.1, 1.0, 10.0, 100.0)
@@ -62,5 +62,4 @@ class Folds:
 
 def score_lists(features: np.ndarray, context: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """(n_lists, depth, n_features), (n_lists, n_contexts), see `fit_logit` -> scores, float32 (n_lists, depth)."""
-    parts = features.astype(np.float64) @ weights.reshape(1 + context.shape[1], -1).T
-    return (parts[:, :, 0] + (context[:, None] * parts[:, :, 1:]).sum(axis=2)).astype(np.float32)
+    return weighted_sum(features.astype(np.float64), context, weights).astype(np.float32)
