@@ -86,14 +86,17 @@ def gather_candidates(
     if only is not None or (n_best or per_source) != per_source:
         barred = only if allowed is None else allowed if only is None else allowed & only
         tops = [scan.top(n_best or per_source, allowed=barred).rows for scan in scans]
-    empty = np.empty(0, dtype=np.int64)
-    found = [np.concatenate([empty, *(top[user] for top in among)]) for user in range(len(queries))]
-    wanted = [np.concatenate([empty, *(top[user] for top in tops)]) for user in range(len(queries))]
-    if extra is not None:
-        wanted = [np.concatenate(both) for both in zip(wanted, extra, strict=True)]
-    rows = _unions([np.concatenate(both) for both in zip(found, wanted, strict=True)])
-    features = _features(sources, scans, queries, rows, _among(rows, found), details)
-    rows = np.where(_among(rows, wanted), rows, -1)
+    if tops is among and extra is None:
+        rows = _unions(_by_user(tops, len(queries)))
+        features = _features(sources, scans, queries, rows, rows >= 0, details)
+    else:
+        found, wanted = (
+            _by_user(among, len(queries)),
+            _by_user([*tops, *([] if extra is None else [extra])], len(queries)),
+        )
+        rows = _unions([np.concatenate(both) for both in zip(found, wanted, strict=True)])
+        features = _features(sources, scans, queries, rows, _among(rows, found), details)
+        rows = np.where(_among(rows, wanted), rows, -1)
     found_by = np.zeros(rows.shape, dtype=np.uint32)
     for bit, top in enumerate(tops):
         found_by |= _among(rows, top).astype(np.uint32) << np.uint32(bit)
@@ -103,6 +106,12 @@ def gather_candidates(
         scores=np.zeros(rows.shape, np.float32),
         found_by=found_by,
     )
+
+
+def _by_user(parts: Sequence[Sequence[np.ndarray] | np.ndarray], n_users: int) -> list[np.ndarray]:
+    """The rows of all parts, each of which has rows of every user: int64 (n,) per user, with repetitions."""
+    empty = np.empty(0, dtype=np.int64)
+    return [np.concatenate([empty, *(part[user] for part in parts)]) for user in range(n_users)]
 
 
 def _unions(found: Sequence[np.ndarray]) -> np.ndarray:
