@@ -16,7 +16,7 @@ from indexes.milvus import MilvusIndex
 from indexes.milvus_build import build_milvus
 from indexes.storage import load_index, save_index
 from indexes.tuning import Trial, TuningReport, exact_hits, tune
-from indexes.versions import list_versions, publish, resolve, rollback
+from indexes.versions import check_root, list_versions, publish, resolve, rollback
 
 __all__ = [
     "FAMILIES",
@@ -38,6 +38,7 @@ __all__ = [
     "build_ivf",
     "build_milvus",
     "build_with_report",
+    "check_root",
     "choose_family",
     "estimate_bytes",
     "exact_hits",

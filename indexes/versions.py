@@ -34,7 +34,14 @@ DEBRIS_PREFIX = ".tmp-"
 PREVIOUS_FACT = "previous_version"
 
 
-def publish(root: Path | str, fill: Callable[[Path], None], *, facts: Mapping[str, Json], keep: int = 3) -> Path:
+def publish(
+    root: Path | str,
+    fill: Callable[[Path], None],
+    *,
+    facts: Mapping[str, Json],
+    keep: int = 3,
+    based_on: Path | None = None,
+) -> Path:
     """Publish what `fill` writes as the new current version.
 
     Args:
@@ -45,13 +52,16 @@ def publish(root: Path | str, fill: Callable[[Path], None], *, facts: Mapping[st
             is added.
         keep: how many versions stay: the new one, the one it replaced (readers may be loading it), and the newest of
             the others; a reader must have loaded an older one by the time it goes.
+        based_on: the version that was read to make this one: once it is no longer current nothing is published, as
+            what came between would be undone.
 
     Returns:
         The directory of the new version.
 
     Raises:
-        ValueError: facts that JSON cannot hold; those that are there before `fill` is called are looked at first.
-        Locked: somebody else is publishing.
+        ValueError: facts that JSON cannot hold; those that are there before `fill` is called are looked at first. Or a
+            root that is a version itself.
+        Locked: somebody else is publishing, or has done so since `based_on`.
         OSError: the disk is full; the current version is as before.
         DamagedArtefact: what was written is not what is on the disk; it names the place in the version.
     """
@@ -59,8 +69,12 @@ def publish(root: Path | str, fill: Callable[[Path], None], *, facts: Mapping[st
         raise ValueError(f"keep: expected at least 1, got {keep!r}")
     check_facts(facts)
     root = Path(root)
+    check_root(root)
     make_directories(root / "versions")
     with _lock(root):
+        if based_on is not None and resolve(root).resolve() != based_on.resolve():
+            problem = f"expected {based_on.name} to be current, another version was published meanwhile"
+            raise Locked(f"{root}: {problem}; do it again")
         _remove_debris(root)
         sync(root.parent)
         sync(root)
@@ -82,6 +96,12 @@ def publish(root: Path | str, fill: Callable[[Path], None], *, facts: Mapping[st
         _serve(root, version)
         _prune(root, keep, spared={version.name, previous})
     return version
+
+
+def check_root(root: Path) -> None:
+    """Raise ValueError for one version in place of the root: what is published never changes."""
+    if (root / MANIFEST_NAME).is_file():
+        raise ValueError(f"{root}: expected the root of a bundle, got one version of it; it never changes")
 
 
 def _serve(root: Path, version: Path) -> None:

@@ -14,6 +14,14 @@ def check_bundle_there(bundle: Path) -> None:
     resolve(bundle)
 
 
+def check_bundle_root(bundle: Path) -> None:
+    """As `check_bundle_there`; raises ValueError for one version of a bundle, where a new one is to be published."""
+    from indexes import check_root
+
+    check_root(bundle)
+    check_bundle_there(bundle)
+
+
 def check_readable(*tables: Path | None) -> None:
     """Raises FileNotFoundError or ValueError for a table that is not there or of no known format; None is none."""
     from retrieval.data.files import find_files
@@ -43,8 +51,11 @@ def check_out(out: Path) -> None:
     """Tell that a folder can be made there and written; nothing stays behind.
 
     Raises:
-        ValueError: a file, or no place to write. OSError: the disk is full.
+        ValueError: a file, one version of a bundle, or no place to write. OSError: the disk is full.
     """
+    from indexes import check_root
+
+    check_root(out)
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out: expected a directory for the bundle, got the file {str(out)!r}; name another place")
     nearest = next(place for place in (out, *out.absolute().parents) if place.exists())

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from retrieval.cli_checks import check_bundle_there, check_device, check_evaluation, check_out
+from retrieval.cli_checks import check_bundle_root, check_device, check_evaluation, check_out
 from retrieval.cli_config import (
     Budget,
     ConfigPath,
@@ -171,6 +171,7 @@ def train_reranker(
 
     say = teller(quiet)
     check_device(device)
+    check_bundle_root(bundle)
     # The encoder is the bundle's own; trained once is enough.
     over: dict[str, Any] = {
         "use_reranker": True,
@@ -205,7 +206,7 @@ def build_index(
     started = time.monotonic()
     say = teller(quiet)
     check_device(device)
-    check_bundle_there(bundle)
+    check_bundle_root(bundle)
     if interactions is not None:
         table, taken = read_tables(items, interactions, reading, say)
     else:

@@ -20,11 +20,11 @@ from indexes import (
     FAMILIES,
     DamagedArtefact,
     Index,
-    Locked,
     Manifest,
     MilvusIndex,
     build_index,
     build_milvus,
+    check_root,
     list_versions,
     publish,
     read_manifest,
@@ -32,7 +32,7 @@ from indexes import (
     save_index,
 )
 from indexes.files import Fingerprint
-from indexes.manifest import MANIFEST_NAME, check_file
+from indexes.manifest import check_file
 from indexes.milvus_build import KINDS, drop_collection, list_collections
 from indexes.milvus_client import check_uri, is_local
 from indexes.vectors import Progress
@@ -93,15 +93,13 @@ def move_index(
             indexes[part] = build_index(vectors[part], family=to, seed=seed, progress=progress)
 
     def fill(directory: Path) -> None:
-        if resolve(bundle) != source:
-            raise Locked(f"{bundle}: another version was published meanwhile; move it again")
         _copy_the_rest(source, manifest, directory)
         for part, index in indexes.items():
             save_index(index, directory / "index" / part)
         if to != MILVUS:
             _set_family(directory / "config.json", to)
 
-    version = publish(bundle, fill, facts=manifest.facts, keep=keep)
+    version = publish(bundle, fill, facts=manifest.facts, keep=keep, based_on=source)
     return Move(version, {part: {"family": index.family, **index.params} for part, index in indexes.items()})
 
 
@@ -115,8 +113,7 @@ def _check_target(bundle: Path, to: str, uri: str | None) -> None:
         )
     if to != MILVUS and uri is not None:
         raise ValueError(f"--uri: expected only with --to milvus, got {uri!r} with --to {to}; leave it out")
-    if (bundle / MANIFEST_NAME).is_file():
-        raise ValueError(f"{bundle}: expected the root of a bundle, got one version of it; it never changes")
+    check_root(bundle)
 
 
 def _copy_the_rest(source: Path, manifest: Manifest, directory: Path) -> None:

@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
 
-from indexes import DamagedArtefact, Locked, load_index, on_device, publish, resolve, save_index
+from indexes import DamagedArtefact, load_index, on_device, publish, save_index
 from rerank import Reranker
 from retrieval.bundle_files import FORMAT_VERSION, KIND, open_bundle, read_json, write_json
 from retrieval.catalogue import Catalogue, render_items
@@ -58,7 +58,7 @@ def save_bundle(
     Args:
         evaluation: stored as evaluation.json; the final list's figures also stand in the manifest.
         based_on: the version whose models these are, over another catalogue: its evaluation is kept where none is
-            given, and nothing is published once it is no longer the current one, as what came between would be undone.
+            given; see `indexes.publish` for the rest.
         keep: how many versions stay.
 
     Raises:
@@ -87,13 +87,9 @@ def save_bundle(
     }
 
     def fill(directory: Path) -> None:
-        if based_on is not None and resolve(root).resolve() != based_on.resolve():
-            raise Locked(
-                f"{root}: expected {based_on.name} to be current, another version was published meanwhile; do it again"
-            )
         _write(directory, recommender, evaluation)
 
-    return publish(root, fill, facts=facts, keep=keep)
+    return publish(root, fill, facts=facts, keep=keep, based_on=based_on)
 
 
 def _write(directory: Path, recommender: Recommender, evaluation: Mapping[str, Any] | None) -> None:

@@ -60,6 +60,22 @@ def test_facts_may_be_collected_while_filling(tmp_path: Path) -> None:
     assert read_manifest(publish(tmp_path, fill, facts=facts)).facts["ndcg"] == 0.5
 
 
+def test_what_is_made_of_a_version_is_published_only_while_that_is_current(tmp_path: Path) -> None:
+    first = publish(tmp_path, write_file, facts={})
+    second = publish(tmp_path, write_file, facts={}, based_on=first)
+    filled = []
+    with pytest.raises(Locked, match="expected 000001 to be current, another version was published meanwhile"):
+        publish(tmp_path, filled.append, facts={}, based_on=first)
+    assert (resolve(tmp_path), list_versions(tmp_path), filled) == (second, [first, second], [])
+
+
+def test_nothing_is_published_inside_a_version(tmp_path: Path) -> None:
+    version = publish(tmp_path, write_file, facts={})
+    with pytest.raises(ValueError, match="expected the root of a bundle, got one version of it; it never changes"):
+        publish(version, write_file, facts={})
+    verify_directory(version)
+
+
 def test_only_the_newest_versions_are_kept(tmp_path: Path) -> None:
     for mark in range(5):
         publish_mark(tmp_path, mark, keep=2)

@@ -122,6 +122,9 @@ def test_a_mistake_is_told_without_torch(own_bundle: Path, tmp_path: Path) -> No
         "build-index bundle --items nope.csv",
         "index move nope --to exact",
         f"{fit} --out /proc/bundle",
+        f"{fit} --out bundle/versions/000001",
+        "build-index bundle/versions/000001 --items items.csv",
+        f"train-reranker bundle/versions/000001 --items {files.items} --interactions {files.interactions}",
     ]
     assert dict(zip(lines, after_commands(tmp_path, *lines), strict=True)) == dict.fromkeys(lines, "2")
     assert not (tmp_path / "new").exists()

@@ -209,7 +209,7 @@ def test_a_version_published_meanwhile_is_not_overwritten(root, monkeypatch):
 
     build = module.build_index
     monkeypatch.setattr(module, "build_index", build_while_somebody_publishes)
-    with pytest.raises(Locked, match="another version was published meanwhile; move it again"):
+    with pytest.raises(Locked, match="another version was published meanwhile; do it again"):
         move_index(root, to="exact")
     assert resolve(root).name == "000002"
 
