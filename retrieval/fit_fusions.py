@@ -74,7 +74,7 @@ def fit_plain_fusion(model: TwoStage, found: list[Recalled], worlds: Sequence[Wo
 
 
 def fit_final_fusion(
-    model: TwoStage, found: list[Recalled], worlds: Sequence[World], config: Config, *, base: CrossFitted | None = None
+    model: TwoStage, found: list[Recalled], worlds: Sequence[World], config: Config, *, base: CrossFitted
 ) -> Fusion:
     """The fusion of everything, with the logit of the model's reranker.
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from retrieval.logit import Lists, fit_logit
-from retrieval.logit_folds import Folds, score_lists
+from retrieval.logit_folds import Folds, beyond_chance, score_lists
 from retrieval.ranks import lists_ndcg
 
 log = logging.getLogger(__name__)
@@ -171,7 +171,7 @@ def cross_fit(
 
     Args:
         base: a fusion of the first features, with scores of these lists; only what stands after them is fitted, beside
-            it.
+            it, and counts only where held-out folds tell its gain from chance.
 
     Raises:
         ValueError: fewer than 2 lists hold something that was taken, so that nothing can be learned.
@@ -184,57 +184,70 @@ def cross_fit(
         )
     given = None if base is None else base.fusion
     mean, deviation = _moments(lists.context) if given is None else (given.context_mean, given.context_deviation)
-    context = _standard(lists.context, mean, deviation)
-    everyone = _beside(base, lists, context)
-    penalty, others = Folds(everyone, lists.n_taken, lists.folds(_FOLDS, seed)).best()
-    held_out = lists.ndcg(others)
+    standard = replace(lists, context=_standard(lists.context, mean, deviation))
+    beside = _beside(base, standard)
+    penalty, held_out = Folds(beside, lists.n_taken, lists.folds(_FOLDS, seed)).best()
+    found = _Weighed(_joined(given, fit_logit(beside.only(holds), penalty)), held_out, lists.ndcg(held_out))
     by_feature = {name: lists.ndcg(lists.features[:, :, column]) for column, name in enumerate(names)}
-    alone = {name: float(found.mean()) for name, found in by_feature.items()}
-    best = max(alone, key=lambda name: alone[name])
-    weights = _joined(given, fit_logit(everyone.only(holds), penalty))
-    scores = score_lists(lists.features, context, weights)
-    # Likelihood is not NDCG: with few lists even the fit on all of them can order them worse than one feature does. On
-    # held-out folds the best of many features is ahead by chance, so there a standard error is asked for.
-    gain = by_feature[best] - held_out
-    fitted = float(lists.ndcg(scores).mean())
-    if base is not None:
-        # The base is there anyway: what stands beside it counts only where held-out folds tell its gain from chance.
-        gain = held_out - lists.ndcg(base.scores)
-        if gain.mean() <= gain.std() / np.sqrt(len(gain)):
-            log.info("beside the base nothing counts: NDCG@10 %+.4f on %d held-out lists", gain.mean(), len(gain))
-            weights = _joined(given, np.zeros(everyone.n_blocks * everyone.features.shape[2]))
-            scores, others = score_lists(lists.features, context, weights), base.scores
-            held_out, fitted = lists.ndcg(others), float(lists.ndcg(scores).mean())
-    elif alone[best] > fitted or gain.mean() > gain.std() / np.sqrt(len(gain)):
-        _warn(len(lists), len(names), best)
-        weights = np.zeros(everyone.n_blocks * len(names))
-        weights[list(names).index(best)] = 1.0
-        scores, fitted = score_lists(lists.features, context, weights), alone[best]
-        others = scores
+    found = _or_one_feature(found, standard, by_feature) if base is None else _or_base(found, standard, base)
+    scores = score_lists(lists.features, standard.context, found.weights)
     figures = {
-        "fused": {"held_out": float(held_out.mean()), "fitted": fitted},
-        "alone": alone,
-        "without": _without(replace(lists, context=context), weights, names),
+        "fused": {"held_out": float(found.ndcg.mean()), "fitted": float(lists.ndcg(scores).mean())},
+        "alone": {name: float(values.mean()) for name, values in by_feature.items()},
+        "without": _without(standard, found.weights, names),
     }
     calibration = _calibrate(scores, lists.rows, lists.taken)
-    return CrossFitted(Fusion(tuple(names), weights, mean, deviation, calibration, figures), others)
+    return CrossFitted(Fusion(tuple(names), found.weights, mean, deviation, calibration, figures), found.scores)
 
 
-def _warn(n_lists: int, n_features: int, best: str) -> None:
+@dataclass(frozen=True)
+class _Weighed:
+    """Weights of all features, the lists' scores by fits that did not see them, and NDCG@10 of every list by these."""
+
+    weights: np.ndarray
+    scores: np.ndarray
+    ndcg: np.ndarray
+
+
+def _or_one_feature(found: _Weighed, lists: FusionLists, by_feature: dict[str, np.ndarray]) -> _Weighed:
+    """What was fitted, unless the best single feature (by NDCG@10 of every list) orders better.
+
+    Likelihood is not NDCG: with few lists even the fit on all of them can order them worse than one feature does. On
+    held-out folds the best of many features is ahead by chance, so there a standard error is asked for.
+    """
+    names = list(by_feature)
+    best = max(names, key=lambda name: by_feature[name].mean())
+    fitted = lists.ndcg(score_lists(lists.features, lists.context, found.weights))
+    if by_feature[best].mean() <= fitted.mean() and not beyond_chance(by_feature[best] - found.ndcg):
+        return found
     log.warning(
         "%d validation lists are too few to weigh %d features: %s alone orders better and is the whole fusion; "
         "with more users the others would count too",
-        n_lists,
-        n_features,
+        len(lists),
+        len(names),
         best,
     )
+    weights = np.zeros_like(found.weights)
+    weights[names.index(best)] = 1.0
+    return _Weighed(weights, score_lists(lists.features, lists.context, weights), found.ndcg)
 
 
-def _beside(base: CrossFitted | None, lists: FusionLists, context: np.ndarray) -> Lists:
+def _or_base(found: _Weighed, lists: FusionLists, base: CrossFitted) -> _Weighed:
+    """What was fitted beside the base, unless its gain may be chance: the base is there anyway."""
+    gain = found.ndcg - lists.ndcg(base.scores)
+    if beyond_chance(gain):
+        return found
+    log.info("beside the base nothing counts: NDCG@10 %+.4f on %d held-out lists", gain.mean(), len(gain))
+    beside = lists.features.shape[2] - len(base.fusion.names)
+    nothing = np.zeros((1 + lists.context.shape[1]) * beside)
+    return _Weighed(_joined(base.fusion, nothing), base.scores, lists.ndcg(base.scores))
+
+
+def _beside(base: CrossFitted | None, lists: FusionLists) -> Lists:
     """The features that are fitted: all, or those after the base's, whose score is given."""
     if base is None:
-        return Lists(lists.features, context, lists.rows, lists.taken)
-    return Lists(lists.features[:, :, len(base.fusion.names) :], context, lists.rows, lists.taken, base.scores)
+        return Lists(lists.features, lists.context, lists.rows, lists.taken)
+    return Lists(lists.features[:, :, len(base.fusion.names) :], lists.context, lists.rows, lists.taken, base.scores)
 
 
 def _joined(base: Fusion | None, weights: np.ndarray) -> np.ndarray:

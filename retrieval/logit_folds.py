@@ -60,6 +60,11 @@ class Folds:
         return scores
 
 
+def beyond_chance(gain: np.ndarray) -> bool:
+    """Whether the mean of a gain per list is above its standard error."""
+    return bool(gain.mean() > gain.std() / np.sqrt(len(gain)))
+
+
 def score_lists(features: np.ndarray, context: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """(n_lists, depth, n_features), (n_lists, n_contexts), see `fit_logit` -> scores, float32 (n_lists, depth)."""
     return weighted_sum(features.astype(np.float64), context, weights).astype(np.float32)
