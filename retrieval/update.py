@@ -7,7 +7,7 @@ taken items most like it (`retrieval.lending`), as in a fit.
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -42,13 +42,17 @@ from retrieval.text import clean_text
 _ROUNDING = 1e-6
 
 
-def add_items(recommender: Recommender, frame: pd.DataFrame) -> Recommender:
+def add_items(recommender: Recommender, frame: pd.DataFrame | Sequence[Mapping[str, object]]) -> Recommender:
     """A recommender that also knows these items: columns item_id, title and whatever else the catalogue has.
+
+    Args:
+        frame: a table, or one mapping per item (what a queue delivers).
 
     Raises:
         ValueError: an item that is already there, the same id twice, no title, or a value of another type than the
             catalogue's column has; the row and its id are named, and nothing was done.
     """
+    frame = pd.DataFrame(frame)
     old = recommender.model.catalogue.items
     if missing := [name for name in ("item_id", "title") if name not in frame.columns]:
         raise ValueError(

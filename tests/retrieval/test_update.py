@@ -69,3 +69,11 @@ def test_attributes_may_be_missing_or_new(recommender):
     larger = add_items(recommender, frame)
     assert len(larger.item_ids) == len(recommender.item_ids) + 2
     assert larger.search("big red robot", k=1, filters="size > 3 and weight = 1")[0].item_id == "extra-1"
+
+
+def test_items_may_come_one_mapping_each(recommender):
+    frame = pd.DataFrame(GOOD)
+    from_table, from_records = add_items(recommender, frame), add_items(recommender, frame.to_dict("records"))
+    pd.testing.assert_frame_equal(from_table.model.catalogue.items.frame, from_records.model.catalogue.items.frame)
+    with pytest.raises(ValueError, match="expected the columns item_id and title, got none"):
+        add_items(recommender, [])
