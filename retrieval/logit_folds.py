@@ -14,7 +14,11 @@ import numpy as np
 from retrieval.logit import Lists, fit_logit, weighted_sum
 from retrieval.ranks import lists_ndcg
 
-PENALTIES = (0.1, 1.0, 10.0, 100.0)
+PENALTIES = (0.1, 1.0, 10.0, 100.0, 1000.0)
+_SCALE_PENALTY = 1.0
+"""Only where lists hold no mistake does it matter: there likelihood alone knows no end."""
+_LEAST_SCALE = 0.01
+"""Of scores in deviations: what was weighed is never turned round."""
 
 
 @dataclass(frozen=True)
@@ -29,12 +33,17 @@ class Folds:
     fold: np.ndarray
 
     def best(self) -> tuple[float, np.ndarray]:
-        """The penalty with the highest NDCG@10 on folds that were not fitted on, and these scores: float32 (n_lists,
-        depth)."""
+        """The penalty by NDCG@10 on folds that were not fitted on, and these scores: float32 (n_lists, depth).
+
+        It is the largest one that cannot be told from the best (the one-standard-error rule of Breiman et al. 1984,
+        with the error of the difference): where lists are few or all easy, the best is so by chance, and a small
+        penalty lets what is rare in them, as new items are, weigh what it likes.
+        """
         scores = self.held_out()
-        found = {penalty: self.ndcg(tried).mean() for penalty, tried in scores.items()}
-        best = max(found, key=lambda penalty: found[penalty])
-        return best, scores[best]
+        found = {penalty: self.ndcg(tried) for penalty, tried in scores.items()}
+        best = max(found.values(), key=lambda ndcg: ndcg.mean())
+        chosen = max(penalty for penalty, ndcg in found.items() if not beyond_chance(best - ndcg))
+        return chosen, scores[chosen]
 
     def ndcg(self, scores: np.ndarray) -> np.ndarray:
         """NDCG@10 of every list by these scores: float64 (n_lists,)."""
@@ -54,7 +63,8 @@ class Folds:
             train, weights = self.lists.only(holds & ~test), None
             for penalty in sorted(PENALTIES, reverse=True):  # each fit begins where that of the next penalty ended
                 weights = fit_logit(train, penalty, weights)
-                scores[penalty][test] = score_lists(self.lists.features[test], self.lists.context[test], weights)
+                used = scaled(train, weights)
+                scores[penalty][test] = score_lists(self.lists.features[test], self.lists.context[test], used)
                 if self.lists.offset is not None:
                     scores[penalty][test] += self.lists.offset[test]
         return scores
@@ -63,6 +73,25 @@ class Folds:
 def beyond_chance(gain: np.ndarray) -> bool:
     """Whether the mean of a gain per list is above its standard error."""
     return bool(gain.mean() > gain.std() / np.sqrt(len(gain)))
+
+
+def fit_scaled(lists: Lists, penalty: float) -> np.ndarray:
+    """The weights of `fit_logit`, `scaled`."""
+    return scaled(lists, fit_logit(lists, penalty))
+
+
+def scaled(lists: Lists, weights: np.ndarray) -> np.ndarray:
+    """The weights, as large as is likeliest for these lists: a penalty makes them smaller than that.
+
+    How they stand to each other stays, so a large penalty, which few lists need, costs no confidence (as in the relaxed
+    lasso of Meinshausen 2007). Beside an offset they stay as they are: how much they count is what was fitted.
+    """
+    if lists.offset is not None:
+        return weights
+    scores = score_lists(lists.features, lists.context, weights)
+    spread = max(float(scores[lists.rows >= 0].std()), 1e-12)
+    summed = Lists((scores / spread)[:, :, None], np.empty((len(scores), 0)), lists.rows, lists.taken)
+    return weights * max(float(fit_logit(summed, _SCALE_PENALTY)[0]), _LEAST_SCALE) / spread
 
 
 def score_lists(features: np.ndarray, context: np.ndarray, weights: np.ndarray) -> np.ndarray:

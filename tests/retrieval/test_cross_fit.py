@@ -53,11 +53,12 @@ def test_what_comes_late_counts_for_more_beside_scores_of_other_lists():
     assert np.mean(honest) >= np.mean(vain)
 
 
-def test_a_single_feature_that_is_the_whole_fusion_scores_its_lists_itself():
-    few = make_lists(np.array([2.5, 0.0, 0.0]), n_lists=4, depth=15, seed=151)
+def test_where_all_sources_count_alike_that_scores_the_lists():
+    few = make_lists(np.array([1.0, 1.0, 0.0]), n_lists=4, depth=15)
     found = cross_fit(few, ("good_score", "weak_score", "noise_score"))
-    (column,) = np.flatnonzero(found.fusion.weights)
-    np.testing.assert_allclose(found.scores, few.features[:, :, column], atol=1e-6)
+    weight = found.fusion.weights[0]
+    np.testing.assert_allclose(found.fusion.weights, [weight] * 3 + [0] * 3)
+    np.testing.assert_allclose(found.scores, weight * few.features.sum(axis=2), rtol=1e-5)
 
 
 def test_beside_a_base_counts_only_what_held_out_folds_tell_from_chance():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from retrieval.logit import Lists, fit_logit
-from retrieval.logit_folds import PENALTIES, Folds
+from retrieval.logit_folds import PENALTIES, Folds, fit_scaled
 
 TRUE = np.array([1.5, 0.5])
 DEPTH = 20
@@ -36,15 +36,29 @@ def test_held_out_scores_come_from_the_other_folds():
     for penalty, scores in found.items():
         for part in range(4):
             test = folds.fold == part
-            weights = fit_logit(folds.lists.only(~test), penalty).reshape(2, -1)[0]
+            weights = fit_scaled(folds.lists.only(~test), penalty).reshape(2, -1)[0]
             np.testing.assert_allclose(scores[test], folds.lists.features[test] @ weights, atol=1e-3)
 
 
-def test_the_best_penalty_is_the_one_that_orders_other_folds_best():
-    few = folds_of(make_lists(40, noise=30))
-    penalty, scores = few.best()
-    figures = {one: few.ndcg(tried).mean() for one, tried in few.held_out().items()}
-    assert figures[penalty] == max(figures.values()) == few.ndcg(scores).mean()
+@pytest.mark.parametrize(("n_lists", "noise"), [(40, 30), (400, 2), (1500, 30)])
+def test_the_penalty_is_the_largest_that_other_folds_cannot_tell_from_the_best(n_lists, noise):
+    folds = folds_of(make_lists(n_lists, noise=noise))
+    chosen, scores = folds.best()
+    found = {penalty: folds.ndcg(tried) for penalty, tried in folds.held_out().items()}
+    best = max(found.values(), key=lambda ndcg: ndcg.mean())
+    behind = {penalty: best - ndcg for penalty, ndcg in found.items()}
+    errors = {penalty: loss.std() / np.sqrt(n_lists) for penalty, loss in behind.items()}
+    assert behind[chosen].mean() <= errors[chosen]
+    assert all(behind[larger].mean() > errors[larger] for larger in PENALTIES if larger > chosen)
+    np.testing.assert_array_equal(folds.ndcg(scores), found[chosen])
+
+
+def test_where_every_penalty_orders_as_well_the_largest_is_taken():
+    lists = make_lists(200, noise=0)
+    first = np.zeros_like(lists.taken)
+    first[:, 0] = True
+    features = np.where(first[:, :, None], 1.0, lists.features.clip(-1, 0)).astype(np.float32)
+    assert folds_of(replace(lists, features=features, taken=first)).best()[0] == max(PENALTIES)
 
 
 def test_lists_without_what_was_taken_are_scored_but_not_learned_from():
@@ -53,7 +67,7 @@ def test_lists_without_what_was_taken_are_scored_but_not_learned_from():
     some = folds_of(replace(lists, taken=lists.taken & holds[:, None]))
     for part in range(4):
         test = some.fold == part
-        weights = fit_logit(lists.only(~test & holds), 1.0).reshape(2, -1)[0]
+        weights = fit_scaled(lists.only(~test & holds), 1.0).reshape(2, -1)[0]
         np.testing.assert_allclose(some.held_out()[1.0][test], lists.features[test] @ weights, atol=1e-3)
 
 
