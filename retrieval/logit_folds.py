@@ -37,12 +37,15 @@ class Folds:
 
         It is the largest one that cannot be told from the best (the one-standard-error rule of Breiman et al. 1984,
         with the error of the difference): where lists are few or all easy, the best is so by chance, and a small
-        penalty lets what is rare in them, as new items are, weigh what it likes.
+        penalty lets what is rare in them, as new items are, weigh what it likes. Beside an offset it is the best one:
+        there is little to weigh, and a larger penalty only makes less of it.
         """
         scores = self.held_out()
         found = {penalty: self.ndcg(tried) for penalty, tried in scores.items()}
-        best = max(found.values(), key=lambda ndcg: ndcg.mean())
-        chosen = max(penalty for penalty, ndcg in found.items() if not beyond_chance(best - ndcg))
+        chosen = max(found, key=lambda penalty: found[penalty].mean())
+        if self.lists.offset is None:
+            best = found[chosen]
+            chosen = max(penalty for penalty, ndcg in found.items() if not beyond_chance(best - ndcg))
         return chosen, scores[chosen]
 
     def ndcg(self, scores: np.ndarray) -> np.ndarray:

@@ -83,6 +83,14 @@ def test_an_offset_is_a_part_of_the_logits_that_is_not_fitted():
     assert folds.ndcg(scores).mean() > folds.ndcg(known).mean()
 
 
+def test_beside_an_offset_the_penalty_is_the_best_one():
+    lists = make_lists(300, late=0.3, noise=4)
+    folds = folds_of(Lists(lists.features[:, :, 2:], lists.context, lists.rows, lists.taken, lists.features[:, :, 0]))
+    found = {penalty: folds.ndcg(scores).mean() for penalty, scores in folds.held_out().items()}
+    assert len(set(found.values())) > 1
+    assert found[folds.best()[0]] == max(found.values())
+
+
 def test_padding_is_never_taken_with_an_offset():
     lists = make_lists(200, noise=0)
     rows = np.concatenate([lists.rows, np.full((200, 3), -1)], axis=1)
