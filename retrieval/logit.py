@@ -22,6 +22,8 @@ _BLOCK = 256
 _MAX_STEPS = 50
 _TOLERANCE = 1e-9
 _HALVINGS = 20
+_LEAST_SPREAD = 0.3
+"""What is nearly always the same may not weigh without end where it once is not."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,18 @@ class Lists:
         """What each candidate counts: float64 (n_lists, depth)."""
         return self.taken / np.sqrt(np.maximum(self.taken.sum(axis=1, keepdims=True), 1))
 
+    @property
+    def spread(self) -> np.ndarray:
+        """How far each feature lies from its list's mean, in root mean square: float64 (n_features,), never near 0."""
+        total, count = np.zeros(self.features.shape[2]), 0
+        for part in self.blocks():
+            real = (part.rows >= 0)[:, :, None]
+            found = part.features * real
+            mean = found.sum(axis=1, keepdims=True) / np.maximum(real.sum(axis=1, keepdims=True), 1)
+            total += np.square((found - mean) * real, dtype=np.float64).sum(axis=(0, 1))
+            count += int(real.sum())
+        return np.maximum(np.sqrt(total / max(count, 1)), _LEAST_SPREAD)
+
     def logits(self, features: np.ndarray, weights: np.ndarray) -> np.ndarray:
         """float64 (n_lists, depth), -inf at padding; features: these lists' in double precision."""
         logits = weighted_sum(features, self.context, weights)
@@ -72,7 +86,9 @@ def weighted_sum(features: np.ndarray, context: np.ndarray, weights: np.ndarray)
 
 
 def fit_logit(lists: Lists, penalty: float, start: np.ndarray | None = None) -> np.ndarray:
-    """The weights with the least negative log-likelihood plus penalty * |weights|^2.
+    """The weights with the least negative log-likelihood plus penalty * |weights * spread|^2.
+
+    So it makes no difference in which unit a feature is told (see `Lists.spread`).
 
     Args:
         start: where the search begins; zero, if not given.
@@ -81,9 +97,10 @@ def fit_logit(lists: Lists, penalty: float, start: np.ndarray | None = None) -> 
         float64 (n_blocks * n_features,): for the features, then for the features times each of the list's contexts.
     """
     weights = np.zeros(lists.n_blocks * lists.features.shape[2]) if start is None else start.copy()
-    value = _value(lists, weights, penalty)
+    penalties = penalty * np.tile(np.square(lists.spread), lists.n_blocks)
+    value = _value(lists, weights, penalties)
     for _ in range(_MAX_STEPS):
-        gradient, curvature = _derivatives(lists, weights, penalty)
+        gradient, curvature = _derivatives(lists, weights, penalties)
         step = np.linalg.solve(curvature, gradient)
         gain = float(gradient @ step)
         if gain <= _TOLERANCE * max(1, len(lists.taken)):
@@ -91,7 +108,7 @@ def fit_logit(lists: Lists, penalty: float, start: np.ndarray | None = None) -> 
         length = 1.0
         for _ in range(_HALVINGS):  # a full step may jump over the minimum where the softmax saturates
             tried = weights - length * step
-            new = _value(lists, tried, penalty)
+            new = _value(lists, tried, penalties)
             if new <= value - 0.1 * length * gain:
                 weights, value = tried, new
                 break
@@ -101,8 +118,8 @@ def fit_logit(lists: Lists, penalty: float, start: np.ndarray | None = None) -> 
     return weights
 
 
-def _value(lists: Lists, weights: np.ndarray, penalty: float) -> float:
-    total = penalty * float(weights @ weights)
+def _value(lists: Lists, weights: np.ndarray, penalties: np.ndarray) -> float:
+    total = float(penalties @ np.square(weights))
     for part in lists.blocks():
         logits, counts = part.logits(part.features.astype(np.float64), weights), part.counts
         top = logits.max(axis=1)
@@ -111,7 +128,7 @@ def _value(lists: Lists, weights: np.ndarray, penalty: float) -> float:
     return total
 
 
-def _derivatives(lists: Lists, weights: np.ndarray, penalty: float) -> tuple[np.ndarray, np.ndarray]:
+def _derivatives(lists: Lists, weights: np.ndarray, penalties: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Gradient (n,) and second derivative (n, n) of `_value`.
 
     A weight times a context has the derivatives of the weight, times the context: nothing is ever as wide as the
@@ -139,4 +156,4 @@ def _derivatives(lists: Lists, weights: np.ndarray, penalty: float) -> tuple[np.
                 if other < one:
                     curvature[other, :, one] += found.T
     size = lists.n_blocks * n
-    return gradient.ravel() + 2 * penalty * weights, curvature.reshape(size, size) + 2 * penalty * np.eye(size)
+    return gradient.ravel() + 2 * penalties * weights, curvature.reshape(size, size) + 2 * np.diag(penalties)

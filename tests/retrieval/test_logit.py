@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
+import pytest
 from scipy.optimize import minimize
 
 from retrieval.logit import Lists, fit_logit
@@ -26,8 +29,15 @@ def make_lists(n: int, *, seed: int = 0, weight: float = 1.0) -> Lists:
     return Lists(features, context, rows, logits == logits.max(axis=1, keepdims=True))
 
 
+def spread_of(lists: Lists) -> np.ndarray:
+    """Root mean square of how far a candidate lies from the mean of its list, once per block of weights."""
+    own = [features[rows >= 0] for features, rows in zip(lists.features, lists.rows, strict=True)]
+    apart = np.concatenate([part - part.mean(axis=0) for part in own])
+    return np.tile(np.sqrt((apart**2).mean(axis=0)), 1 + lists.context.shape[1])
+
+
 def objective(lists: Lists, weights: np.ndarray, penalty: float) -> float:
-    total = penalty * float((weights**2).sum())
+    total = penalty * float(((weights * spread_of(lists)) ** 2).sum())
     for features, context, rows, taken in zip(lists.features, lists.context, lists.rows, lists.taken, strict=True):
         logits = widen(features[None], context[None])[0] @ weights
         chance = logits[taken] - np.log(np.exp(logits[rows >= 0]).sum())
@@ -63,12 +73,28 @@ def test_several_contexts_and_a_given_part_of_the_logits_have_the_optimum_of_a_g
     def value(weights: np.ndarray) -> float:
         logits = np.where(lists.rows >= 0, widen(lists.features, context) @ weights + offset, -np.inf)
         chance = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
-        return 0.3 * float(weights @ weights) - float(chance[lists.taken].sum())
+        return 0.3 * float(((weights * spread_of(lists)) ** 2).sum()) - float(chance[lists.taken].sum())
 
     found = fit_logit(lists, 0.3)
     general = minimize(value, np.zeros(9), tol=1e-9)
     np.testing.assert_allclose(found, general.x, atol=1e-3)
     assert value(found) <= general.fun + 1e-6
+
+
+def test_the_unit_of_a_feature_makes_no_difference():
+    lists = make_lists(300)
+    unit = np.array([1.0, 4.0, 20.0], dtype=np.float32)
+    for penalty in (1.0, 300.0):
+        found = fit_logit(replace(lists, features=lists.features * unit), penalty)
+        np.testing.assert_allclose(found * np.tile(unit, 2), fit_logit(lists, penalty), atol=1e-4)
+
+
+def test_what_is_nearly_always_the_same_does_not_weigh_without_end():
+    lists = make_lists(300)
+    lists.features[:, :, 2] = 0
+    lists.features[:1, :, 2] = lists.taken[:1]
+    assert lists.spread[2] == pytest.approx(0.3)
+    assert 0 < fit_logit(lists, 1.0)[2] < 2
 
 
 def test_what_decided_is_found():
