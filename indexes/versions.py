@@ -72,14 +72,11 @@ def publish(
     check_root(root)
     make_directories(root / "versions")
     with _lock(root):
-        if based_on is not None and resolve(root).resolve() != based_on.resolve():
-            problem = f"expected {based_on.name} to be current, another version was published meanwhile"
-            raise Locked(f"{root}: {problem}; do it again")
+        _require_current(root, based_on)
         _remove_debris(root)
         sync(root.parent)
         sync(root)
-        taken = [int(path.name) for path in (root / "versions").iterdir() if path.name.isdecimal()]
-        number = 1 + max(taken, default=0)
+        number = _next_number(root)
         temporary = root / "versions" / f"{DEBRIS_PREFIX}{number:06d}-{os.getpid()}"
         version = root / "versions" / f"{number:06d}"
         temporary.mkdir()
@@ -102,6 +99,16 @@ def check_root(root: Path) -> None:
     """Raise ValueError for one version in place of the root: what is published never changes."""
     if (root / MANIFEST_NAME).is_file():
         raise ValueError(f"{root}: expected the root of a bundle, got one version of it; it never changes")
+
+
+def _require_current(root: Path, version: Path | None) -> None:
+    if version is not None and resolve(root).resolve() != version.resolve():
+        problem = f"expected {version.name} to be current, another version was published meanwhile"
+        raise Locked(f"{root}: {problem}; do it again")
+
+
+def _next_number(root: Path) -> int:
+    return 1 + max((int(path.name) for path in (root / "versions").iterdir() if path.name.isdecimal()), default=0)
 
 
 def _serve(root: Path, version: Path) -> None:

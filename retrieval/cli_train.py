@@ -210,8 +210,7 @@ def build_index(
     if interactions is not None:
         table, taken = read_tables(items, interactions, reading, say)
     else:
-        table = read_items_table(items, reading, say)
-        taken = None
+        table, taken = read_items_table(items, reading, say), None
     from retrieval.recommend import Recommender
     from retrieval.storage import save_bundle
     from retrieval.update import replace_catalogue

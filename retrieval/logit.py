@@ -78,6 +78,12 @@ class Lists:
         logits = weighted_sum(features, self.context, weights)
         return np.where(self.rows < 0, -np.inf, logits if self.offset is None else logits + self.offset)
 
+    def log_likelihood(self, logits: np.ndarray) -> np.ndarray:
+        """Of every list by these logits, -inf at padding: float64 (n_lists,), 0 where nothing was taken."""
+        counts, top = self.counts, logits.max(axis=1)
+        total = counts.sum(axis=1) * (np.log(np.exp(logits - top[:, None]).sum(axis=1)) + top)
+        return np.where(counts > 0, counts * np.where(counts > 0, logits, 0), 0).sum(axis=1) - total
+
 
 def weighted_sum(features: np.ndarray, context: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """(n_lists, depth, n_features) and (n_lists, n_contexts), by the weights of `fit_logit`: (n_lists, depth)."""
@@ -121,10 +127,7 @@ def fit_logit(lists: Lists, penalty: float, start: np.ndarray | None = None) -> 
 def _value(lists: Lists, weights: np.ndarray, penalties: np.ndarray) -> float:
     total = float(penalties @ np.square(weights))
     for part in lists.blocks():
-        logits, counts = part.logits(part.features.astype(np.float64), weights), part.counts
-        top = logits.max(axis=1)
-        total += float((counts.sum(axis=1) * (np.log(np.exp(logits - top[:, None]).sum(axis=1)) + top)).sum())
-        total -= float((counts[counts > 0] * logits[counts > 0]).sum())
+        total -= float(part.log_likelihood(part.logits(part.features.astype(np.float64), weights)).sum())
     return total
 
 

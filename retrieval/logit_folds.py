@@ -33,20 +33,26 @@ class Folds:
     fold: np.ndarray
 
     def best(self) -> tuple[float, np.ndarray]:
-        """The penalty by NDCG@10 on folds that were not fitted on, and these scores: float32 (n_lists, depth).
+        """The penalty by what was not fitted on, and these scores: float32 (n_lists, depth).
 
-        It is the largest one that cannot be told from the best (the one-standard-error rule of Breiman et al. 1984,
-        with the error of the difference): where lists are few or all easy, the best is so by chance, and a small
-        penalty lets what is rare in them, as new items are, weigh what it likes. Beside an offset it is the best one:
-        there is little to weigh, and a larger penalty only makes less of it.
+        Of those whose NDCG@10 cannot be told from the best it is the likeliest one. Where lists are few or all easy,
+        the best NDCG is so by chance, and a small penalty lets what is rare in them, as new items are, weigh what it
+        likes; the likelihood hears of every candidate. Beside an offset it is the best one: there is little to weigh.
         """
         scores = self.held_out()
         found = {penalty: self.ndcg(tried) for penalty, tried in scores.items()}
         chosen = max(found, key=lambda penalty: found[penalty].mean())
         if self.lists.offset is None:
             best = found[chosen]
-            chosen = max(penalty for penalty, ndcg in found.items() if not beyond_chance(best - ndcg))
+            equal = [penalty for penalty, ndcg in found.items() if not beyond_chance(best - ndcg)]
+            chosen = max(equal, key=lambda penalty: self.log_likelihood(scores[penalty]))
         return chosen, scores[chosen]
+
+    def log_likelihood(self, scores: np.ndarray) -> float:
+        """Of all lists by these scores."""
+        logits = np.where(self.lists.rows < 0, -np.inf, scores.astype(np.float64))
+        holds = np.any(self.lists.taken, axis=1)
+        return float(self.lists.only(holds).log_likelihood(logits[holds]).sum())
 
     def ndcg(self, scores: np.ndarray) -> np.ndarray:
         """NDCG@10 of every list by these scores: float64 (n_lists,)."""
