@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_BLOCK = 256
+BLOCK = 256
 """Lists at a time: bounds the memory of the features in double precision."""
 _MAX_STEPS = 50
 _TOLERANCE = 1e-9
@@ -53,8 +53,8 @@ class Lists:
 
     def blocks(self) -> Iterator[Lists]:
         """Some lists at a time."""
-        for start in range(0, len(self.taken), _BLOCK):
-            yield self.only(np.s_[start : start + _BLOCK])
+        for start in range(0, len(self.taken), BLOCK):
+            yield self.only(np.s_[start : start + BLOCK])
 
     @property
     def counts(self) -> np.ndarray:
