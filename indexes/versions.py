@@ -200,7 +200,8 @@ def rollback(root: Path | str, *, to: str | None = None) -> Path:
             except DamagedArtefact:
                 continue
             return _point(root, version)
-    raise ValueError(f"{root}: expected an intact version before the current one, found none; publish again")
+    found = f"but {min(versions)} is the only one" if len(versions) == 1 else "found none; publish again"
+    raise ValueError(f"{root}: expected an intact version before the current one, {found}")
 
 
 def _older(root: Path, versions: Iterable[str]) -> list[str]:

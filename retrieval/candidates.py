@@ -90,10 +90,8 @@ def gather_candidates(
         rows = _unions(_by_user(tops, len(queries)))
         features = _features(sources, scans, queries, rows, rows >= 0, details)
     else:
-        found, wanted = (
-            _by_user(among, len(queries)),
-            _by_user([*tops, *([] if extra is None else [extra])], len(queries)),
-        )
+        found = _by_user(among, len(queries))
+        wanted = _by_user(tops if extra is None else [*tops, extra], len(queries))
         rows = _unions([np.concatenate(both) for both in zip(found, wanted, strict=True)])
         features = _features(sources, scans, queries, rows, _among(rows, found), details)
         rows = np.where(_among(rows, wanted), rows, -1)

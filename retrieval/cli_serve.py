@@ -219,7 +219,7 @@ def rollback(
     tandem rollback bundle
     tandem rollback bundle --to 000003
     """
-    from indexes import DamagedArtefact, list_versions
+    from indexes import list_versions
     from indexes import rollback as roll_back
 
     kept = [version.name for version in list_versions(bundle)]
@@ -227,13 +227,7 @@ def rollback(
         to = to.zfill(6)
     if to is not None and kept and to not in kept:
         raise ValueError(f"--to: expected a version that is kept ({', '.join(kept)}), got {to!r}")
-    try:
-        print(roll_back(bundle, to=to))
-    except ValueError as error:
-        if to is not None or len(kept) != 1 or isinstance(error, DamagedArtefact):
-            raise
-        why = f"expected an intact version before the current one, but {kept[0]} is the only one"
-        raise ValueError(f"{bundle}: {why}") from error
+    print(roll_back(bundle, to=to))
 
 
 def _load(bundle: Path, device: str, precision: str, *, k: int = 1, filters: str | None = None) -> Recommender:

@@ -20,8 +20,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from retrieval.logit import Lists
-from retrieval.logit_folds import Folds, beyond_chance, fit_scaled, scaled, score_lists
+from retrieval.logit import Lists, score_lists
+from retrieval.logit_folds import Folds, beyond_chance, fit_scaled, scaled
 from retrieval.ranks import lists_ndcg
 
 log = logging.getLogger(__name__)
@@ -192,9 +192,9 @@ def cross_fit(
     standard = replace(lists, context=_standard(lists.context, mean, deviation))
     beside = _beside(base, standard)
     penalty, held_out = Folds(beside, lists.n_taken, lists.folds(_FOLDS, seed)).best()
-    weights = fit_scaled(beside.only(holds), penalty)
-    found = _Weighed(_joined(given, weights), held_out, lists.ndcg(held_out))
-    before = _alike(standard, names) if base is None else _alone(base, standard)
+    told = beside.only(holds)
+    found = _Weighed(_joined(given, fit_scaled(told, penalty)), held_out, lists.ndcg(held_out))
+    before = _alike(standard, names, told) if base is None else _alone(base, standard)
     gain = found.ndcg - before.ndcg
     if not beyond_chance(gain):
         what = "%d validation lists tell no weights from chance (NDCG@10 %+.4f): "
@@ -206,10 +206,9 @@ def cross_fit(
             log.info(what + "nothing counts beside the base", len(gain), gain.mean())
         found = before
     scores = score_lists(lists.features, standard.context, found.weights)
-    by_feature = {name: lists.ndcg(lists.features[:, :, column]) for column, name in enumerate(names)}
     figures = {
         "fused": {"held_out": float(found.ndcg.mean()), "fitted": float(lists.ndcg(scores).mean())},
-        "alone": {name: float(values.mean()) for name, values in by_feature.items()},
+        "alone": {name: float(lists.ndcg(lists.features[:, :, i]).mean()) for i, name in enumerate(names)},
         "without": _without(standard, found.weights, names),
     }
     calibration = _calibrate(scores, lists.rows, lists.taken)
@@ -225,9 +224,8 @@ class _Weighed:
     ndcg: np.ndarray
 
 
-def _alike(lists: FusionLists, names: Sequence[str]) -> _Weighed:
-    """The sum of all sources' scores and ranks, each in its spread."""
-    told = Lists(lists.features, lists.context, lists.rows, lists.taken).only(np.any(lists.taken, axis=1))
+def _alike(lists: FusionLists, names: Sequence[str], told: Lists) -> _Weighed:
+    """The sum of all sources' scores and ranks, each in its spread; told: the lists that hold what was taken."""
     weights = np.zeros((1 + lists.context.shape[1], len(names)))
     weights[0] = np.array([name.endswith(("_score", "_rank")) for name in names]) / told.spread
     weights = scaled(told, weights.ravel())

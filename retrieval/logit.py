@@ -14,10 +14,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-BLOCK = 256
+_BLOCK = 256
 """Lists at a time: bounds the memory of the features in double precision."""
 _MAX_STEPS = 50
 _TOLERANCE = 1e-9
@@ -53,15 +54,15 @@ class Lists:
 
     def blocks(self) -> Iterator[Lists]:
         """Some lists at a time."""
-        for start in range(0, len(self.taken), BLOCK):
-            yield self.only(np.s_[start : start + BLOCK])
+        for start in range(0, len(self.taken), _BLOCK):
+            yield self.only(np.s_[start : start + _BLOCK])
 
     @property
     def counts(self) -> np.ndarray:
         """What each candidate counts: float64 (n_lists, depth)."""
         return self.taken / np.sqrt(np.maximum(self.taken.sum(axis=1, keepdims=True), 1))
 
-    @property
+    @cached_property
     def spread(self) -> np.ndarray:
         """How far each feature lies from its list's mean, in root mean square: float64 (n_features,), never near 0."""
         total, count = np.zeros(self.features.shape[2]), 0
@@ -89,6 +90,15 @@ def weighted_sum(features: np.ndarray, context: np.ndarray, weights: np.ndarray)
     """(n_lists, depth, n_features) and (n_lists, n_contexts), by the weights of `fit_logit`: (n_lists, depth)."""
     parts = features @ weights.reshape(1 + context.shape[1], -1).T
     return parts[:, :, 0] + (context[:, None] * parts[:, :, 1:]).sum(axis=2)
+
+
+def score_lists(features: np.ndarray, context: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """(n_lists, depth, n_features), (n_lists, n_contexts), see `fit_logit` -> scores, float32 (n_lists, depth)."""
+    scores = np.empty(features.shape[:2], dtype=np.float32)
+    for start in range(0, len(features), _BLOCK):
+        part = np.s_[start : start + _BLOCK]
+        scores[part] = weighted_sum(features[part].astype(np.float64), context[part], weights)
+    return scores
 
 
 def fit_logit(lists: Lists, penalty: float, start: np.ndarray | None = None) -> np.ndarray:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from retrieval.logit import BLOCK, Lists, fit_logit, weighted_sum
+from retrieval.logit import Lists, fit_logit, score_lists
 from retrieval.ranks import lists_ndcg
 
 PENALTIES = (0.1, 1.0, 10.0, 100.0, 1000.0)
@@ -102,12 +102,3 @@ def scaled(lists: Lists, weights: np.ndarray) -> np.ndarray:
     spread = max(float(scores[lists.rows >= 0].std()), 1e-12)
     summed = Lists((scores / spread)[:, :, None], np.empty((len(scores), 0)), lists.rows, lists.taken)
     return weights * max(float(fit_logit(summed, _SCALE_PENALTY)[0]), _LEAST_SCALE) / spread
-
-
-def score_lists(features: np.ndarray, context: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """(n_lists, depth, n_features), (n_lists, n_contexts), see `fit_logit` -> scores, float32 (n_lists, depth)."""
-    scores = np.empty(features.shape[:2], dtype=np.float32)
-    for start in range(0, len(features), BLOCK):
-        part = np.s_[start : start + BLOCK]
-        scores[part] = weighted_sum(features[part].astype(np.float64), context[part], weights)
-    return scores
