@@ -51,3 +51,19 @@ def lists_ndcg(scores: np.ndarray, rows: np.ndarray, taken: np.ndarray, n_taken:
         np.add.at(gains, own, rank_gains(rank, k))
     greatest = np.concatenate([[1.0], np.cumsum(rank_gains(np.arange(1, k + 1), k))])
     return gains / greatest[np.clip(n_taken, 0, k)]
+
+
+def expected_ndcg(scores: np.ndarray, probability: np.ndarray, k: int = 10) -> np.ndarray:
+    """NDCG@k per list to expect where one item will be taken: the sum of 1 / log2(1 + rank) times its probability.
+
+    Nothing is above it by the order of the probabilities themselves.
+
+    Args:
+        scores: float (n_lists, depth), -inf at padding; equal ones in the order of the columns. probability: float
+            (n_lists, depth), rows that sum to 1.
+
+    Returns:
+        float64 (n_lists,).
+    """
+    order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(probability, order, axis=1) @ rank_gains(np.arange(1, order.shape[1] + 1), k)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from retrieval.fusion import FusionLists
 from retrieval.metrics import per_user_metrics
-from retrieval.ranks import list_ndcg, target_ranks
+from retrieval.ranks import expected_ndcg, list_ndcg, target_ranks
 
 
 def test_ndcg_of_one_target_is_the_inverse_logarithm_of_its_rank():
@@ -54,3 +54,17 @@ def test_a_masked_target_is_not_found_however_few_items_there_are():
     scores = np.array([[1.0, -np.inf, -np.inf, 0.5]])
     assert target_ranks(scores, np.array([1])).tolist() == [np.inf]
     assert list_ndcg(scores, np.arange(4)[None], np.array([1])).tolist() == [0.0]
+
+
+def test_the_expected_ndcg_is_the_mean_over_what_may_be_taken():
+    rng = np.random.default_rng(5)
+    scores, chance = rng.normal(size=(6, 14)), rng.dirichlet(np.ones(14), 6)
+    rows = np.tile(np.arange(14), (6, 1))
+    scores[0, 9:], chance[0, 9:], rows[0, 9:] = -np.inf, 0, -1  # padding
+    chance[0] /= chance[0].sum()
+    drawn = [chance[:, i] * list_ndcg(scores, rows, np.full(6, i)) for i in range(14)]
+    np.testing.assert_allclose(expected_ndcg(scores, chance), np.sum(drawn, axis=0), rtol=1e-12)
+    assert np.all(expected_ndcg(scores, chance) < expected_ndcg(chance, chance))
+    # One candidate, surely taken; and the order of the columns where scores are equal.
+    np.testing.assert_allclose(expected_ndcg(np.zeros((1, 1)), np.ones((1, 1))), [1.0])
+    np.testing.assert_allclose(expected_ndcg(np.zeros((1, 3)), np.array([[0.0, 1.0, 0.0]])), [1 / np.log2(3)])
