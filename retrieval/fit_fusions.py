@@ -96,17 +96,18 @@ def _fitted(
     *,
     base: CrossFitted | None = None,
 ) -> CrossFitted:
-    """The fusion of these lists; the head start of new items, unless the base has it already, is chosen in the worlds
-    that have some."""
+    """The fusion of these lists; the head start of new items is the base's, or chosen in the worlds that have some.
+
+    The scores that come with it have none: beside scores that favour new items, likelihood takes that back by whatever
+    tells new items from others, as GPT-2's logit does.
+    """
     lists = _lists(parts, worlds)
     if base is not None:
         base = replace(base, scores=base.scores[: len(lists), : lists.rows.shape[1]])
         return cross_fit(lists, names, base=base, seed=config.seed)
     fitted = cross_fit(lists, names, seed=config.seed)
     has_new = np.repeat([world.has_new for world in worlds], [len(world.validation) for world in worlds])
-    lifted = give_head_start(fitted.fusion, lists.only(has_new))
-    lift = (lifted.weights - fitted.fusion.weights)[: len(names)].astype(np.float32)
-    return CrossFitted(lifted, fitted.scores + lists.features @ lift)
+    return replace(fitted, fusion=give_head_start(fitted.fusion, lists.only(has_new)))
 
 
 def _lists(parts: list[tuple[np.ndarray, np.ndarray]], worlds: Sequence[World]) -> FusionLists:
