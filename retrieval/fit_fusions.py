@@ -98,8 +98,8 @@ def _fitted(
 ) -> CrossFitted:
     """The fusion of these lists; the head start of new items is the base's, or chosen in the worlds that have some.
 
-    The scores that come with it have none: beside scores that favour new items, likelihood takes that back by whatever
-    tells new items from others, as GPT-2's logit does.
+    The scores that come with it have none: beside scores that favour new items, likelihood takes some of that back by
+    whatever tells new items from others, as GPT-2's logit does.
     """
     lists = _lists(parts, worlds)
     if base is not None:

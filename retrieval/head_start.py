@@ -51,10 +51,10 @@ def give_head_start(fusion: Fusion, lists: FusionLists) -> Fusion:
     if COLUMN not in fusion.names or len(lists) < FEWEST_LISTS:
         return fusion
     column = fusion.names.index(COLUMN)
-    if ((lists.features[:, :, column] > 0) & lists.taken).any(axis=1).sum() < FEWEST_FOUND:
-        return fusion
     told = lists.only(np.any(lists.taken, axis=1))
     new = told.features[:, :, column] > 0
+    if (new & told.taken).any(axis=1).sum() < FEWEST_FOUND:
+        return fusion
     scores = np.where(told.rows >= 0, fusion.score(told.features, told.context), -np.inf).astype(np.float64)
     probability = softmax(scores, axis=1)
     # The further from the order of the probabilities, the less: what a step costs rises with it.

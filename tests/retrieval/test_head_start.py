@@ -76,8 +76,8 @@ def test_what_costs_nothing_goes_to_new_items():
     assert lifted.figures["head_start"] == {"log_odds": max(STEPS), "cost": 0.0}
 
 
-def test_the_surer_the_fusion_is_the_less_it_gives_way():
-    # Of what is spread tenfold hardly anything lies within a step; where all is nearly alike the order is worth little.
+def test_the_surer_the_fusion_is_the_less_a_head_start_costs():
+    # Of what is spread tenfold hardly anything lies within a step of something else.
     assert chosen(give_head_start(FUSION, random_lists(spread=1.0))) < chosen(
         give_head_start(FUSION, random_lists(spread=10.0))
     )
