@@ -14,6 +14,8 @@ class HeadConfig:
     dim: length of item and user vectors. history_items: the newest so many items are read.
     The size is validation's choice: beside 256 numbers and two layers a pass takes a fifth of the time, and recall@100
         is .340 (.329) on Amazon Scientific and, after 100 s of one core, .572 (.543) on Online Retail II.
+        Two heads of other seeds side by side are not worth twice the vectors: on Amazon Scientific without its newest
+        items the candidates hold .380 (.373) of the targets, but NDCG@10 of the fusion is .1115 (.1120, +- .0006).
     residual_dropout: share of items without interactions whose residual is dropped in a training step; it is half of
         that for an item with HALF_DROPPED interactions, a third with twice as many, and so on.
     """
