@@ -12,7 +12,7 @@ from retrieval.catalogue import Catalogue
 from retrieval.config import Config
 from retrieval.details import details_of
 from retrieval.fusion import CrossFitted, Fusion, FusionLists, cross_fit
-from retrieval.head_start import give_head_start
+from retrieval.head_start import HeadStart, choose_head_start, with_head_start
 from retrieval.new_items import World
 from retrieval.sources import Queries
 from retrieval.stage_one import Validation, in_batches, sub_queries
@@ -22,6 +22,23 @@ from retrieval.two_stage import TwoStage, batch_size, context_of, final_feature_
 def validation_queries(catalogue: Catalogue, validation: Validation) -> Queries:
     """The validation users' queries; where seen items may come again nothing is excluded."""
     return catalogue.queries(validation.histories, keep_seen=validation.keep_seen, away=validation.away)
+
+
+@dataclass(frozen=True)
+class FittedFusion:
+    """A fusion as it is used, and as it was fitted: what comes beside it is fitted beside scores that favour nothing.
+
+    Beside scores that favour new items, likelihood takes some of that back by whatever tells new items from others, as
+    GPT-2's logit does.
+    """
+
+    bare: CrossFitted
+    start: HeadStart | None
+
+    @property
+    def fusion(self) -> Fusion:
+        """With the head start of new items."""
+        return with_head_start(self.bare.fusion, self.start)
 
 
 def fit_recall_fusion(catalogue: Catalogue, worlds: Sequence[World], config: Config) -> Fusion:
@@ -67,14 +84,14 @@ def recall_worlds(model: TwoStage, worlds: Sequence[World]) -> list[Recalled]:
     return found
 
 
-def fit_plain_fusion(model: TwoStage, found: list[Recalled], worlds: Sequence[World], config: Config) -> CrossFitted:
+def fit_plain_fusion(model: TwoStage, found: list[Recalled], worlds: Sequence[World], config: Config) -> FittedFusion:
     """The best order of the candidates without GPT-2."""
     parts = [(one.candidates.features, one.candidates.rows) for one in found]
     return _fitted(parts, worlds, final_feature_names(model, reranked=False), config)
 
 
 def fit_final_fusion(
-    model: TwoStage, found: list[Recalled], worlds: Sequence[World], config: Config, *, base: CrossFitted
+    model: TwoStage, found: list[Recalled], worlds: Sequence[World], config: Config, *, base: FittedFusion
 ) -> Fusion:
     """The fusion of everything, with the logit of the model's reranker.
 
@@ -94,20 +111,20 @@ def _fitted(
     names: Sequence[str],
     config: Config,
     *,
-    base: CrossFitted | None = None,
-) -> CrossFitted:
-    """The fusion of these lists; the head start of new items is the base's, or chosen in the worlds that have some.
-
-    The scores that come with it have none: beside scores that favour new items, likelihood takes some of that back by
-    whatever tells new items from others, as GPT-2's logit does.
-    """
+    base: FittedFusion | None = None,
+) -> FittedFusion:
+    """The fusion of these lists; the head start of new items is chosen in the worlds that have some."""
     lists = _lists(parts, worlds)
-    if base is not None:
-        base = replace(base, scores=base.scores[: len(lists), : lists.rows.shape[1]])
-        return cross_fit(lists, names, base=base, seed=config.seed)
-    fitted = cross_fit(lists, names, seed=config.seed)
     has_new = np.repeat([world.has_new for world in worlds], [len(world.validation) for world in worlds])
-    return replace(fitted, fusion=give_head_start(fitted.fusion, lists.only(has_new)))
+    if base is None:
+        bare = cross_fit(lists, names, seed=config.seed)
+        return FittedFusion(bare, choose_head_start(bare.fusion, lists.only(has_new)))
+    scores = base.bare.scores[: len(lists), : lists.rows.shape[1]]
+    bare = cross_fit(lists, names, base=replace(base.bare, scores=scores), seed=config.seed)
+    # Where nothing counts beside the base both give the same lists; and what these are too few for, the base's told.
+    beside = bare.fusion.weights.reshape(-1, len(names))[:, len(base.bare.fusion.names) :]
+    own = choose_head_start(bare.fusion, lists.only(has_new)) if beside.any() else None
+    return FittedFusion(bare, own or base.start)
 
 
 def _lists(parts: list[tuple[np.ndarray, np.ndarray]], worlds: Sequence[World]) -> FusionLists:

@@ -19,7 +19,7 @@ new, percent of NDCG@10 (on new items it is .069 / .090 without a head start, BE
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 from scipy.special import softmax
@@ -39,29 +39,45 @@ FEWEST_FOUND = 20
 the clock MovieLens-1M has 0 to 9, and .75 or 1 was chosen, at the cost of a hundredth of the candidates' recall.)"""
 
 
-def give_head_start(fusion: Fusion, lists: FusionLists) -> Fusion:
-    """The fusion with a higher weight of `new_item`, chosen on lists with new items among targets and candidates.
+@dataclass(frozen=True)
+class HeadStart:
+    """log_odds: what a new item's score is raised by. cost: the share of NDCG@10 to be expected to be lost by it."""
 
-    Calibration stays: what is said of known items is still the probability, what is said of new ones is higher.
+    log_odds: float
+    cost: float
+
+
+def choose_head_start(fusion: Fusion, lists: FusionLists) -> HeadStart | None:
+    """The largest within the bound, on lists with new items among targets and candidates.
 
     Args:
-        lists: of worlds in which some items are new; with fewer than FEWEST_LISTS, or FEWEST_FOUND that hold a target
-            that is new, the fusion stays as it is.
+        lists: of worlds in which some items are new.
+
+    Returns:
+        None with fewer than FEWEST_LISTS, or FEWEST_FOUND that hold a target that is new.
     """
     if COLUMN not in fusion.names or len(lists) < FEWEST_LISTS:
-        return fusion
-    column = fusion.names.index(COLUMN)
+        return None
     told = lists.only(np.any(lists.taken, axis=1))
-    new = told.features[:, :, column] > 0
+    new = told.features[:, :, fusion.names.index(COLUMN)] > 0
     if (new & told.taken).any(axis=1).sum() < FEWEST_FOUND:
-        return fusion
+        return None
     scores = np.where(told.rows >= 0, fusion.score(told.features, told.context), -np.inf).astype(np.float64)
     probability = softmax(scores, axis=1)
     # The further from the order of the probabilities, the less: what a step costs rises with it.
     expected = np.array([expected_ndcg(scores + step * new, probability).mean() for step in STEPS])
     cost = 1 - expected / expected[0]
     chosen = int(np.flatnonzero(cost <= MOST)[-1])
+    return HeadStart(STEPS[chosen], float(cost[chosen]))
+
+
+def with_head_start(fusion: Fusion, start: HeadStart | None) -> Fusion:
+    """The fusion with a higher weight of `new_item`, and the head start in its figures.
+
+    Calibration stays: what is said of known items is still the probability, what is said of new ones is higher.
+    """
+    if start is None:
+        return fusion
     weights = fusion.weights.copy()
-    weights[column] += STEPS[chosen]
-    figures = {"log_odds": STEPS[chosen], "cost": float(cost[chosen])}
-    return replace(fusion, weights=weights, figures={**fusion.figures, "head_start": figures})
+    weights[fusion.names.index(COLUMN)] += start.log_odds
+    return replace(fusion, weights=weights, figures={**fusion.figures, "head_start": asdict(start)})

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from retrieval.fusion import Fusion, FusionLists
-from retrieval.head_start import FEWEST_FOUND, FEWEST_LISTS, MOST, STEPS, give_head_start
+from retrieval.head_start import FEWEST_FOUND, FEWEST_LISTS, MOST, STEPS, HeadStart, choose_head_start, with_head_start
 
 NAMES = ("some_score", "new_item")
 FUSION = Fusion(
@@ -27,8 +27,10 @@ def lists_of(gap: float, *, n_lists: int = 400, n_known: int = 12, new_right: fl
     return FusionLists.of(features, rows, target[:, None], np.zeros((n_lists, 1), np.float32))
 
 
-def chosen(fusion: Fusion) -> float:
-    return fusion.figures["head_start"]["log_odds"]
+def chosen(lists: FusionLists) -> HeadStart:
+    start = choose_head_start(FUSION, lists)
+    assert start is not None
+    return start
 
 
 def random_lists(n_lists: int = 300, depth: int = 20, *, share_new: float = 0.2, spread: float = 1.0) -> FusionLists:
@@ -60,27 +62,31 @@ def cost_of(lists: FusionLists, step: float) -> float:
 @pytest.mark.parametrize("share_new", [0.1, 0.2, 0.5])
 def test_the_largest_head_start_within_the_bound_is_given(share_new):
     lists = random_lists(share_new=share_new)
-    lifted = give_head_start(FUSION, lists)
+    start = chosen(lists)
     cost = [cost_of(lists, step) for step in STEPS]
-    assert chosen(lifted) == max(step for step, lost in zip(STEPS, cost, strict=True) if lost <= MOST)
-    assert lifted.figures["head_start"]["cost"] == pytest.approx(cost[STEPS.index(chosen(lifted))], rel=1e-4)
-    assert 0 < chosen(lifted) < max(STEPS)  # there was a choice
+    assert start.log_odds == max(step for step, lost in zip(STEPS, cost, strict=True) if lost <= MOST)
+    assert start.cost == pytest.approx(cost[STEPS.index(start.log_odds)], rel=1e-4)
+    assert 0 < start.log_odds < max(STEPS)  # there was a choice
     assert np.all(np.diff(cost) >= 0)
-    np.testing.assert_allclose(lifted.weights, [1.0, 0.1 + chosen(lifted), 0.0, 0.0])
+
+
+def test_only_the_weight_of_new_items_rises():
+    lifted = with_head_start(FUSION, HeadStart(0.7, 0.01))
+    np.testing.assert_allclose(lifted.weights, [1.0, 0.1 + 0.7, 0.0, 0.0])
     assert lifted.calibration == FUSION.calibration
+    assert lifted.figures == {**FUSION.figures, "head_start": {"log_odds": 0.7, "cost": 0.01}}
+    assert "head_start" not in FUSION.figures
+    assert with_head_start(FUSION, None) is FUSION
 
 
 def test_what_costs_nothing_goes_to_new_items():
     # The new one stands so far below that no head start lifts it past a known one.
-    lifted = give_head_start(FUSION, lists_of(9.0))
-    assert lifted.figures["head_start"] == {"log_odds": max(STEPS), "cost": 0.0}
+    assert chosen(lists_of(9.0)) == HeadStart(max(STEPS), 0.0)
 
 
 def test_the_surer_the_fusion_is_the_less_a_head_start_costs():
     # Of what is spread tenfold hardly anything lies within a step of something else.
-    assert chosen(give_head_start(FUSION, random_lists(spread=1.0))) < chosen(
-        give_head_start(FUSION, random_lists(spread=10.0))
-    )
+    assert chosen(random_lists(spread=1.0)).log_odds < chosen(random_lists(spread=10.0)).log_odds
 
 
 def test_which_of_the_candidates_were_taken_makes_no_difference():
@@ -90,7 +96,7 @@ def test_which_of_the_candidates_were_taken_makes_no_difference():
         target = np.random.default_rng(seed).integers(0, 14, len(lists))
         others = replace(lists, taken=np.equal(lists.rows, target[:, None]))
         counts.append(int((others.taken & (others.features[:, :, 1] > 0)).any(axis=1).sum()))
-        assert give_head_start(FUSION, others).figures == give_head_start(FUSION, lists).figures
+        assert chosen(others) == chosen(lists)
     assert len(set(counts)) > 1
     assert min(counts) >= FEWEST_FOUND
 
@@ -99,17 +105,13 @@ def test_lists_that_hold_nothing_taken_say_nothing():
     lists = random_lists()
     missed = np.arange(len(lists)) % 4 == 0
     taken = np.where(missed[:, None], False, lists.taken)
-    assert (
-        give_head_start(FUSION, replace(lists, taken=taken)).figures
-        == give_head_start(FUSION, lists.only(~missed)).figures
-        != give_head_start(FUSION, lists).figures
-    )
+    assert chosen(replace(lists, taken=taken)) == chosen(lists.only(~missed)) != chosen(lists)
 
 
 @pytest.mark.parametrize(
     "change", ["no list", "few lists", "no new item", "new item never right", "few right", "no such feature"]
 )
-def test_without_anything_to_choose_by_nothing_changes(change):
+def test_without_anything_to_choose_by_there_is_none(change):
     lists, fusion = lists_of(0.8), FUSION
     if change == "no list":
         lists = lists.only(np.zeros(len(lists), dtype=bool))
@@ -123,7 +125,7 @@ def test_without_anything_to_choose_by_nothing_changes(change):
         lists = replace(lists, taken=lists.rows == 0)
     else:
         fusion = replace(FUSION, names=("some_score", "other"))
-    assert give_head_start(fusion, lists) is fusion
+    assert choose_head_start(fusion, lists) is None
 
 
 def test_the_first_lists_can_be_left_out():
