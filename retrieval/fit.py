@@ -184,7 +184,6 @@ def _fit_second_stage(
     stopped, worlds = zip(*(world.parted(stop) for world in recall.worlds), strict=True)
     # What GPT-2 learns from, or is stopped by, cannot tell what GPT-2 is worth, but it can weigh everything else.
     told = [*(moment.world for moment in recall.moments), *stopped]
-    told = told if recall.moments or not config.use_reranker else []
     with clock.step("fusion", "fit the fusion without GPT-2 on validation"):
         found = recall_worlds(draft, worlds)
         without = fit_plain_fusion(draft, [*found, *recall_worlds(draft, told)], [*worlds, *told], config)

@@ -18,7 +18,7 @@ from retrieval.catalogue import Catalogue
 from retrieval.encoder.heads import RecallHead
 from retrieval.sources.item_items import keep_largest
 
-BORROWING = ("neighbours", "transitions")
+BORROWING = ("neighbours", "transitions", "walk")
 """Sources whose links are lent. EASE's weights hold only together: a column copied from another is none of its own."""
 LENDERS = 10
 # Three lenders are too few to tell new items apart, thirty too many for the first to stand out.

@@ -20,6 +20,7 @@ from retrieval.sources.item_items import (
     ease_matrix,
     followers,
     history_matrix,
+    walk_matrix,
 )
 from retrieval.sources.popular import count_items
 from retrieval.sources.recent import recent_counts
@@ -36,6 +37,7 @@ CONTENT_DECAYS = (0.5, 0.7, 0.85, 0.95)
 BACKS = (0.3, 1.0)
 TARGET_POWERS = (0.0, 0.25, 0.5)
 SOURCE_POWERS = (0.5, 0.8)
+WALK_POWERS = (0.2, 0.5, 0.8)
 
 
 def _figure(matrix: sp.csr_matrix, decay: float, validation: Validation, n_items: int) -> float:
@@ -93,17 +95,25 @@ def choose_settings(
         matrix = ease_matrix(histories, n_items, regularisation=regularisation)
         for decay in DECAYS:
             ease[decay, regularisation] = _figure(matrix, decay, small, n_items)
+    walk = {}
+    for power in WALK_POWERS:
+        matrix = walk_matrix(histories, n_items, target_power=power)
+        for decay in DECAYS:
+            walk[decay, power] = _figure(matrix, decay, small, n_items)
     identity = sp.csr_matrix(sp.identity(n_items), dtype=np.float32)
     repeat = {decay: _figure(identity, decay, small, n_items) for decay in REPEAT_DECAYS}
     pooled = {} if finetuned else {decay: _content_figure(catalogue, decay, small) for decay in CONTENT_DECAYS}
     best_neighbours = max(neighbours, key=lambda key: neighbours[key])
     best_ease = max(ease, key=lambda key: ease[key])
+    best_walk = max(walk, key=lambda key: walk[key])
     log.info(
-        "neighbours %s ndcg@10 %.4f; ease %s %.4f",
+        "neighbours %s ndcg@10 %.4f; ease %s %.4f; walk %s %.4f",
         best_neighbours,
         neighbours[best_neighbours],
         best_ease,
         ease[best_ease],
+        best_walk,
+        walk[best_walk],
     )
     return replace(
         _choose_transitions(histories, small, n_items),
@@ -111,6 +121,8 @@ def choose_settings(
         neighbours_content=best_neighbours[1],
         ease_decay=best_ease[0],
         ease_regularisation=best_ease[1],
+        walk_decay=best_walk[0],
+        walk_power=best_walk[1],
         repeat_decay=max(repeat, key=lambda key: repeat[key]),
         content_decay=max(pooled, key=lambda key: pooled[key], default=0.0),
         recent_share=_choose_recent(by_time, small, n_items),

@@ -33,6 +33,7 @@ from retrieval.sources.item_items import (
     ease_matrix,
     followers,
     transition_matrix,
+    walk_matrix,
 )
 from retrieval.sources.popular import count_items
 
@@ -48,7 +49,7 @@ class SourceSettings:
     """What validation chose for the sources.
 
     neighbours_content: weight of the items' text similarity beside their co-occurrence.
-    transitions_*: see `transition_matrix`.
+    transitions_*: see `transition_matrix`. walk_power: see `walk_matrix`.
     content_decay: of the history's items in the content source; 0 reads the history as one text.
     recent_share: see `RecentSource`.
     head_passes: how long the head is trained when it is fitted again on other data.
@@ -62,6 +63,8 @@ class SourceSettings:
     transitions_back: float = 1.0
     transitions_source_power: float = 0.5
     transitions_target_power: float = 0.25
+    walk_decay: float = 0.85
+    walk_power: float = 0.5
     repeat_decay: float = 0.98
     content_decay: float = 0.7
     recent_share: float = 0.1
@@ -186,6 +189,7 @@ def fit_sources(
     ease = ease_matrix(histories, n_items, regularisation=settings.ease_regularisation)
     transitions = transitions_of(followers(histories, n_items), count_items(histories, n_items), settings)
     transitions = lend_links(transitions, lenders)
+    walk = lend_links(walk_matrix(histories, n_items, target_power=settings.walk_power), lenders)
     # An approximate index is tuned on what it will be asked: users, who lie elsewhere than the items.
     some = sample_histories(histories, INDEX_QUERIES, seed=seed)
     asked = embed_users(head, vectors, some) if some else None
@@ -197,6 +201,7 @@ def fit_sources(
         ),
         ItemItemSource("ease", ease, decay=settings.ease_decay),
         ItemItemSource("transitions", transitions, decay=settings.transitions_decay),
+        ItemItemSource("walk", walk, decay=settings.walk_decay),
         ContentSource(catalogue.encoder, catalogue.index, catalogue.text_vectors, decay=settings.content_decay),
         LexicalSource(catalogue.texts),
         popular,

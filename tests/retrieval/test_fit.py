@@ -72,6 +72,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
     for module in (stage_one, source_choice):
         watch(module, "cosine_matrix", lambda histories, *_, **__: seen.add("neighbours", *histories))
         watch(module, "ease_matrix", lambda histories, *_, **__: seen.add("ease", *histories))
+        watch(module, "walk_matrix", lambda histories, *_, **__: seen.add("walk", *histories))
         watch(module, "followers", lambda histories, *_, **__: seen.add("transitions", *histories))
     for module in (recent, source_choice):
         watch(module, "recent_counts", lambda by_time, *_, **__: seen.add("recent", by_time))
@@ -118,8 +119,8 @@ def test_no_evaluated_target_reaches_anything_that_is_trained(split, spied, seen
         # As a candidate nobody took, an item of the catalogue may turn up anywhere; it is not told as a target.
         if not part.endswith("candidates"):
             assert not seen.of(part) & targets, part
-    expected = {"head", "head validation", "neighbours", "ease", "transitions", "popular", "fusion", "lists: taken"}
-    expected |= {"history model", "history model validation"}
+    expected = {"head", "head validation", "neighbours", "ease", "transitions", "walk", "popular", "fusion"}
+    expected |= {"lists: taken", "history model", "history model validation"}
     assert expected <= set(seen.rows)
     popular = next(source for source in fitted.model.sources if isinstance(source, PopularSource))
     np.testing.assert_allclose(popular.scores[sorted(targets)], 0, atol=1e-5)
@@ -145,6 +146,7 @@ def test_validation_targets_reach_no_training_before_the_refit(validation, spied
         "neighbours",
         "ease",
         "transitions",
+        "walk",
         "popular",
         "lists: histories",
         "lists: taken",
@@ -192,7 +194,7 @@ def test_the_sources_behind_a_fold_never_saw_its_users(interactions, items, enco
     """Each fold's head, neighbours and EASE are fitted on the other users only."""
     fit_lists.cross_fitted_lists(histories_of(interactions), None, fitted.model, fitted.settings, config)
     n_users = interactions.n_users
-    for part in ("head", "ease", "transitions", "popular"):
+    for part in ("head", "ease", "transitions", "walk", "popular"):
         folds = [seen.rows[part][start : start + n_users] for start in range(0, len(seen.rows[part]), n_users)]
         assert len(folds) == config.lists.folds
         left_out = [[user for user in range(n_users) if not len(fold[user])] for fold in folds]

@@ -14,6 +14,7 @@ from retrieval.sources.item_items import (
     history_matrix,
     keep_largest,
     transition_matrix,
+    walk_matrix,
 )
 
 
@@ -37,6 +38,25 @@ def test_cosine_is_common_users_over_the_root_of_both_counts():
     expected[0, 1] = expected[1, 0] = 2 / np.sqrt(3 * 2)
     expected[0, 2] = expected[2, 0] = 1 / np.sqrt(3 * 1)
     np.testing.assert_allclose(matrix, expected, atol=1e-6)
+
+
+def test_a_walk_goes_through_a_user_of_the_item_to_an_item_of_theirs():
+    # Item 0 has users a b c, item 1 has a b, item 2 has c, item 3 nobody; every user took two items.
+    histories = [rows(0, 1), rows(1, 0, 0), rows(0, 2)]
+    walk = walk_matrix(histories, 4, target_power=0.0).toarray()
+    # From item 0 one user in three, and from each user every other step; it may also end where it began (not kept).
+    expected = [[0, 2 / 3 * 1 / 2, 1 / 3 * 1 / 2, 0], [1 / 2, 0, 0, 0], [1 / 2, 0, 0, 0], [0, 0, 0, 0]]
+    np.testing.assert_allclose(walk, expected, atol=1e-6)
+    tempered = walk_matrix(histories, 4, target_power=0.5).toarray()
+    np.testing.assert_allclose(tempered, np.array(expected) / np.sqrt([3, 2, 1, 1]), atol=1e-6)
+
+
+def test_a_walk_through_somebody_who_took_much_says_less():
+    walk = walk_matrix([rows(0, 1), rows(0, 2, 3, 4)], 5, target_power=0.0).toarray()
+    np.testing.assert_allclose(walk[0], [0, 1 / 2 * 1 / 2, *[1 / 2 * 1 / 4] * 3], atol=1e-6)
+    assert walk_matrix([rows(0, 1), rows(0, 2, 3, 4)], 5, target_power=0.0, per_item=1).toarray()[0].tolist() == [
+        0, 0.25, 0, 0, 0
+    ]  # fmt: skip
 
 
 def test_ease_is_the_dense_formula_of_its_paper():

@@ -29,12 +29,13 @@ from retrieval.sources.item_items import (
     cosine_matrix,
     ease_matrix,
     followers,
+    walk_matrix,
 )
 from retrieval.sources.popular import count_items
 from retrieval.stage_one import SourceSettings, sub_queries, transitions_of
 from retrieval.text import TextConfig
 
-SOURCES = ("dense", "neighbours", "ease", "transitions", "content", "lexical", "popular", "repeat")
+SOURCES = ("dense", "neighbours", "ease", "transitions", "walk", "content", "lexical", "popular", "repeat")
 
 
 def rows(*values: int) -> np.ndarray:
@@ -58,6 +59,7 @@ def sources(catalogue, interactions) -> dict[str, Source]:
         ItemItemSource("neighbours", cosine_matrix(histories, n_items), decay=0.8),
         ItemItemSource("ease", ease_matrix(histories, n_items, regularisation=10.0), decay=0.8),
         ItemItemSource("transitions", transitions_of(following, counts, SourceSettings()), decay=0.8),
+        ItemItemSource("walk", walk_matrix(histories, n_items, target_power=0.5), decay=0.8),
         ContentSource(catalogue.encoder, catalogue.index, catalogue.text_vectors),
         LexicalSource(catalogue.texts),
         PopularSource.fit(histories, n_items),
