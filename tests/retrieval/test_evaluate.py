@@ -15,7 +15,19 @@ from retrieval.fit import Fitted
 from retrieval.histories import histories_of
 from tests.world import RING, interaction_frame, make_interactions, make_items, new_item_id, tiny_config, user_id
 
-STAGES = ("popularity", "neighbours", "ease", "transitions", "walk", "lexical", "content", "dense", "recall", "fusion", "final")
+STAGES = (
+    "popularity",
+    "neighbours",
+    "ease",
+    "transitions",
+    "walk",
+    "lexical",
+    "content",
+    "dense",
+    "recall",
+    "fusion",
+    "final",
+)
 METRICS = ("ndcg@10", "recall@10", "recall@50", "recall@100", "mrr@10", "hit@10", "coverage@10", "novelty@10")
 
 
