@@ -24,6 +24,7 @@ _USABLE = 0.9
 _HEAD_SHARE, _HISTORY_SHARE, _VALIDATION_SHARE = 0.4, 0.15, 0.15  # of the time; the reranker's lists have the rest
 _FEW_FOLDS = 2
 _ENOUGH_PASSES = 10  # of the head; only then is it trained for more than _FEW_FOLDS folds
+_FEW_INTERACTIONS = 100_000  # of more, one round of folds gives lists enough
 _MIN_LISTS, _MIN_VALIDATION, _MIN_PASSES = 500, 500, 2
 _FEW_LISTS = 4_000  # so many new lists teach more than a second look at fewer
 _MAX_EPOCHS = 4
@@ -55,13 +56,16 @@ def within_budget(
     pass_s = head_pass_s(n_interactions, n_items)
     all_heads_s, enough_s = usable_s * _HEAD_SHARE, _ENOUGH_PASSES * pass_s
     # The head is trained with validation, without each of the folds (together folds - 1 fits), and on everything.
-    folds, head_s = config.lists.folds, all_heads_s / (config.lists.folds + 1)
+    folds, rounds = config.lists.folds, 1
+    if n_interactions < _FEW_INTERACTIONS:
+        rounds = min(config.lists.rounds, max(1, int((all_heads_s / enough_s - 1) / folds)))
+    head_s = all_heads_s / (folds * rounds + 1)
     if head_s < enough_s:
         folds = min(_FEW_FOLDS, folds)
         head_s = max(min(all_heads_s / (folds + 1), enough_s), _MIN_PASSES * pass_s)
     max_passes = float(min(_MAX_PASSES, max(_MIN_PASSES, round(head_s / pass_s))))
     history_s = usable_s * _HISTORY_SHARE if config.use_reranker and config.use_history_model else 0.0
-    rest_s = max(0.0, usable_s - (folds + 1) * head_s - history_s)
+    rest_s = max(0.0, usable_s - (folds * rounds + 1) * head_s - history_s)
     max_lists, epochs = _lists_and_epochs(rest_s * (1 - _VALIDATION_SHARE), n_interactions)
     # Each validation user is recalled twice (recall fusion, final fusion) and scored about twice.
     per_user_s = 2 / MAKE_LISTS_PER_S + 2 / SCORE_LISTS_PER_S
@@ -69,7 +73,7 @@ def within_budget(
     users = min(10_000, max(_MIN_VALIDATION, users))
     return replace(
         config,
-        lists=replace(config.lists, folds=folds, max_lists=max_lists, validation_users=users),
+        lists=replace(config.lists, folds=folds, rounds=rounds, max_lists=max_lists, validation_users=users),
         rerank=replace(config.rerank, epochs=epochs),
         head_training=replace(
             config.head_training, max_passes=max_passes, max_seconds=head_s / speed, min_passes=_MIN_PASSES

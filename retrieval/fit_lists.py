@@ -49,23 +49,28 @@ def cross_fitted_lists(
 ) -> list[RerankList]:
     """Lists at any moments of these histories (validation targets are not in them), by folds of users.
 
+    As long as these are less than half of `lists.max_lists`, users are dealt anew, at most `lists.rounds` times.
+
     Args:
         draft: whose recall fusion orders the lists, and in the space of whose item vectors they are written.
     """
     catalogue, rng = draft.catalogue, np.random.default_rng(config.seed)
-    fold = rng.permutation(len(histories)) % config.lists.folds
+    n_folds, space = config.lists.folds, draft.trained_vectors
     allowed = could_be_right(histories, catalogue.n_items, new_items=config.lists.new_items)
     made: list[RerankList] = []
-    for number in range(config.lists.folds):
-        # What a fold's sources have not seen: its users, and some items that are new to them.
-        new = choose_new(catalogue.n_items, config.lists.new_items, config.seed + 1 + number)
-        others = [history if fold[user] != number else _EMPTY for user, history in enumerate(histories)]
-        label = f"fold {number + 1}/{config.lists.folds}" if progress else None
-        space = draft.trained_vectors
-        sources = sources_in_space(catalogue, forget(others, new), settings, config, space=space, label=label)
-        users = np.flatnonzero(fold == number)
-        positions = choose_positions(histories, users, per_user=config.lists.per_user, shown=shown, rng=rng)
-        made += _lists(sources, positions_among(positions, new), allowed, draft, config, rng, label)
+    for turn in range(config.lists.rounds):
+        if turn and 2 * len(made) >= config.lists.max_lists:
+            break
+        fold = rng.permutation(len(histories)) % n_folds
+        for number in range(n_folds):
+            # What a fold's sources have not seen: its users, and some items that are new to them.
+            new = choose_new(catalogue.n_items, config.lists.new_items, config.seed + 1 + turn * n_folds + number)
+            others = [history if fold[user] != number else _EMPTY for user, history in enumerate(histories)]
+            label = f"round {turn + 1}, fold {number + 1}/{n_folds}" if progress else None
+            sources = sources_in_space(catalogue, forget(others, new), settings, config, space=space, label=label)
+            users = np.flatnonzero(fold == number)
+            positions = choose_positions(histories, users, per_user=config.lists.per_user, shown=shown, rng=rng)
+            made += _lists(sources, positions_among(positions, new), allowed, draft, config, rng, label)
     rng.shuffle(made)  # pyright: ignore[reportArgumentType]
     return made
 

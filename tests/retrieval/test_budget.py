@@ -17,7 +17,7 @@ def seconds_of(config: Config, n_interactions: int, n_items: int) -> float:
     """What the plan takes by the measured speeds: the head's fits, the history model, the lists, the reranker."""
     assert config.head_training.max_seconds is not None
     assert config.history_training.max_seconds is not None
-    head = (config.lists.folds + 1) * config.head_training.max_seconds
+    head = (config.lists.folds * config.lists.rounds + 1) * config.head_training.max_seconds
     lists = config.lists.max_lists * (1 / MAKE_LISTS_PER_S + config.rerank.epochs / RERANK_LISTS_PER_S)
     return head + config.history_training.max_seconds + lists
 
@@ -51,6 +51,12 @@ def test_a_minute_still_trains_something():
 def test_more_folds_only_where_the_head_has_passes_enough():
     assert within_budget(Config(), 600_000, 4_000, 30, speed=1).lists.folds == 2
     assert within_budget(Config(), 60_000, 4_400, 60, speed=1).lists.folds == Config().lists.folds > 2
+
+
+def test_users_are_dealt_again_where_interactions_are_few_and_time_is_left():
+    rounds = [within_budget(Config(), 60_000, 4_400, minutes, speed=1).lists.rounds for minutes in (5, 30)]
+    assert rounds == [1, Config().lists.rounds]
+    assert within_budget(Config(), 600_000, 4_000, 600, speed=1).lists.rounds == 1
 
 
 def test_there_are_never_more_lists_than_interactions():
