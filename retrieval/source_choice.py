@@ -95,25 +95,18 @@ def choose_settings(
         matrix = ease_matrix(histories, n_items, regularisation=regularisation)
         for decay in DECAYS:
             ease[decay, regularisation] = _figure(matrix, decay, small, n_items)
-    walk = {}
-    for power in WALK_POWERS:
-        matrix = walk_matrix(histories, n_items, target_power=power)
-        for decay in DECAYS:
-            walk[decay, power] = _figure(matrix, decay, small, n_items)
     identity = sp.csr_matrix(sp.identity(n_items), dtype=np.float32)
     repeat = {decay: _figure(identity, decay, small, n_items) for decay in REPEAT_DECAYS}
     pooled = {} if finetuned else {decay: _content_figure(catalogue, decay, small) for decay in CONTENT_DECAYS}
     best_neighbours = max(neighbours, key=lambda key: neighbours[key])
     best_ease = max(ease, key=lambda key: ease[key])
-    best_walk = max(walk, key=lambda key: walk[key])
+    walk_decay, walk_power = _choose_walk(histories, small, n_items)
     log.info(
-        "neighbours %s ndcg@10 %.4f; ease %s %.4f; walk %s %.4f",
+        "neighbours %s ndcg@10 %.4f; ease %s %.4f",
         best_neighbours,
         neighbours[best_neighbours],
         best_ease,
         ease[best_ease],
-        best_walk,
-        walk[best_walk],
     )
     return replace(
         _choose_transitions(histories, small, n_items),
@@ -121,8 +114,8 @@ def choose_settings(
         neighbours_content=best_neighbours[1],
         ease_decay=best_ease[0],
         ease_regularisation=best_ease[1],
-        walk_decay=best_walk[0],
-        walk_power=best_walk[1],
+        walk_decay=walk_decay,
+        walk_power=walk_power,
         repeat_decay=max(repeat, key=lambda key: repeat[key]),
         content_decay=max(pooled, key=lambda key: pooled[key], default=0.0),
         recent_share=_choose_recent(by_time, small, n_items),
@@ -141,6 +134,18 @@ def _choose_recent(by_time: np.ndarray | None, validation: Validation, n_items: 
 
 def _same_for_all(scores: np.ndarray, histories: list[np.ndarray]) -> np.ndarray:
     return np.tile(scores, (len(histories), 1))
+
+
+def _choose_walk(histories: Sequence[np.ndarray], validation: Validation, n_items: int) -> tuple[float, float]:
+    """Decay and power of the random walks."""
+    found = {}
+    for power in WALK_POWERS:
+        matrix = walk_matrix(histories, n_items, target_power=power)
+        for decay in DECAYS:
+            found[decay, power] = _figure(matrix, decay, validation, n_items)
+    best = max(found, key=lambda key: found[key])
+    log.info("walk %s ndcg@10 %.4f", best, found[best])
+    return best
 
 
 def _choose_transitions(histories: Sequence[np.ndarray], validation: Validation, n_items: int) -> SourceSettings:
