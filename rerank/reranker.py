@@ -119,6 +119,14 @@ class Reranker:
         cross = self.scorer.score_returning(self.encoder.encode(given), self.context_cache)
         return cross if self.history is None else self.history.add([cross], [given])[0]
 
+    @property
+    def prior_weight(self) -> float:
+        """How much of the prior (see `RerankConfig.prior`) is in a score: all of it, what a history model leaves of the
+        cross-encoder, or nothing."""
+        if not self.config.prior:
+            return 0.0
+        return 1.0 if self.history is None else self.history.blend.cross
+
     def score_many(self, inputs: Sequence[RerankInput]) -> list[np.ndarray]:
         """Scores of every input, in order. The result for one input does not depend on its neighbours."""
         cross = self._cross_scores(inputs)

@@ -33,6 +33,10 @@ def test_a_history_model_counts_where_it_finds_what_the_cross_encoder_does_not(
     queries = model.catalogue.queries(histories)
     candidates = model.recall(queries)
     with_history = model.rerank(queries, candidates)
+    # Half of the cross-encoder's score is in it, and so is half of the recall score that this corrects.
+    said, real = model.final_features(candidates, with_history)[:, :, -1], candidates.rows >= 0
+    np.testing.assert_allclose(said[real], (with_history - candidates.scores / 2)[real], atol=1e-5)
+    assert not said[~real].any()
     model.reranker.history = replace(model.reranker.history, blend=Blend(0.5, 0.0))
     assert np.nanmax(np.abs(with_history - model.rerank(queries, candidates))) > 0.01
 
@@ -61,7 +65,7 @@ def test_the_final_list_is_that_without_gpt2_and_what_gpt2_corrects(fitted, inte
     logits = model.rerank(queries, candidates)
     said = model.final_features(candidates, logits)[:, :, -1]
     real = candidates.rows >= 0
-    np.testing.assert_allclose(said[real], (logits - candidates.scores)[real], atol=1e-6)
+    np.testing.assert_allclose(said[real], (logits - model.reranker.prior_weight * candidates.scores)[real], atol=1e-6)
     assert np.abs(said[real]).max() > 0
     assert not said[~real].any()
     # It says the same of a candidate whatever else is scored: nothing is measured among the candidates.
