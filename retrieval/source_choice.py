@@ -90,30 +90,27 @@ def choose_settings(
         for weight in CONTENT_WEIGHTS
         for decay in DECAYS
     }
-    ease = {}
-    for regularisation in REGULARISATIONS:
-        matrix = ease_matrix(histories, n_items, regularisation=regularisation)
-        for decay in DECAYS:
-            ease[decay, regularisation] = _figure(matrix, decay, small, n_items)
+    ease_decay, ease_regularisation = _choose_matrix(
+        "ease",
+        REGULARISATIONS,
+        lambda regularisation: ease_matrix(histories, n_items, regularisation=regularisation),
+        small,
+        n_items,
+    )
+    walk_decay, walk_power = _choose_matrix(
+        "walk", WALK_POWERS, lambda power: walk_matrix(histories, n_items, target_power=power), small, n_items
+    )
     identity = sp.csr_matrix(sp.identity(n_items), dtype=np.float32)
     repeat = {decay: _figure(identity, decay, small, n_items) for decay in REPEAT_DECAYS}
     pooled = {} if finetuned else {decay: _content_figure(catalogue, decay, small) for decay in CONTENT_DECAYS}
     best_neighbours = max(neighbours, key=lambda key: neighbours[key])
-    best_ease = max(ease, key=lambda key: ease[key])
-    walk_decay, walk_power = _choose_walk(histories, small, n_items)
-    log.info(
-        "neighbours %s ndcg@10 %.4f; ease %s %.4f",
-        best_neighbours,
-        neighbours[best_neighbours],
-        best_ease,
-        ease[best_ease],
-    )
+    log.info("neighbours %s ndcg@10 %.4f", best_neighbours, neighbours[best_neighbours])
     return replace(
         _choose_transitions(histories, small, n_items),
         neighbours_decay=best_neighbours[0],
         neighbours_content=best_neighbours[1],
-        ease_decay=best_ease[0],
-        ease_regularisation=best_ease[1],
+        ease_decay=ease_decay,
+        ease_regularisation=ease_regularisation,
         walk_decay=walk_decay,
         walk_power=walk_power,
         repeat_decay=max(repeat, key=lambda key: repeat[key]),
@@ -136,15 +133,21 @@ def _same_for_all(scores: np.ndarray, histories: list[np.ndarray]) -> np.ndarray
     return np.tile(scores, (len(histories), 1))
 
 
-def _choose_walk(histories: Sequence[np.ndarray], validation: Validation, n_items: int) -> tuple[float, float]:
-    """Decay and power of the random walks."""
+def _choose_matrix(
+    name: str,
+    values: Sequence[float],
+    make: Callable[[float], sp.csr_matrix],
+    validation: Validation,
+    n_items: int,
+) -> tuple[float, float]:
+    """Decay, and the value that the matrix is made with."""
     found = {}
-    for power in WALK_POWERS:
-        matrix = walk_matrix(histories, n_items, target_power=power)
+    for value in values:
+        matrix = make(value)
         for decay in DECAYS:
-            found[decay, power] = _figure(matrix, decay, validation, n_items)
+            found[decay, value] = _figure(matrix, decay, validation, n_items)
     best = max(found, key=lambda key: found[key])
-    log.info("walk %s ndcg@10 %.4f", best, found[best])
+    log.info("%s %s ndcg@10 %.4f", name, best, found[best])
     return best
 
 
