@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import torch
 
-from retrieval.config import Config
+from retrieval.config import Config, ListsConfig
 from retrieval.encoder.steps import FULL_SOFTMAX_ITEMS
 from retrieval.encoder.text_encoder import resolve_device
 
@@ -22,7 +22,7 @@ HEAD_S_PER_PASS = 2.0  # at 60,000 interactions over 4,400 items
 _HEAD_INTERACTIONS, _HEAD_ITEMS = 60_000, 4_400
 _USABLE = 0.9
 _HEAD_SHARE, _HISTORY_SHARE, _VALIDATION_SHARE = 0.4, 0.15, 0.15  # of the time; the reranker's lists have the rest
-_FEW_FOLDS = 2
+_FEW_FOLDS, _FEW_MOMENTS = 2, 4
 _ENOUGH_PASSES = 10  # of the head; only then is it trained for more than _FEW_FOLDS folds
 _FEW_INTERACTIONS = 100_000  # of more, one round of folds gives lists enough
 _MIN_LISTS, _MIN_VALIDATION, _MIN_PASSES = 500, 500, 2
@@ -55,17 +55,15 @@ def within_budget(
     usable_s = 60 * minutes * _USABLE * speed  # in seconds of two cores
     pass_s = head_pass_s(n_interactions, n_items)
     all_heads_s, enough_s = usable_s * _HEAD_SHARE, _ENOUGH_PASSES * pass_s
-    # The head is trained with validation, without each of the folds (together folds - 1 fits), and on everything.
-    folds, rounds = config.lists.folds, 1
-    if n_interactions < _FEW_INTERACTIONS:
-        rounds = min(config.lists.rounds, max(1, int((all_heads_s / enough_s - 1) / folds)))
-    head_s = all_heads_s / (folds * rounds + 1)
-    if head_s < enough_s:
-        folds = min(_FEW_FOLDS, folds)
-        head_s = max(min(all_heads_s / (folds + 1), enough_s), _MIN_PASSES * pass_s)
+    # The head is trained with validation, without each of the folds or until each of the moments, and on everything.
+    lists = _parts_of(config.lists, n_interactions, int(all_heads_s / enough_s) - 1)
+    n_parts = lists.moments if lists.by_time else lists.folds * lists.rounds
+    head_s = all_heads_s / (n_parts + 1)
+    if (lists.folds, lists.moments) != (config.lists.folds, config.lists.moments):
+        head_s = max(min(head_s, enough_s), _MIN_PASSES * pass_s)
     max_passes = float(min(_MAX_PASSES, max(_MIN_PASSES, round(head_s / pass_s))))
     history_s = usable_s * _HISTORY_SHARE if config.use_reranker and config.use_history_model else 0.0
-    rest_s = max(0.0, usable_s - (folds * rounds + 1) * head_s - history_s)
+    rest_s = max(0.0, usable_s - (n_parts + 1) * head_s - history_s)
     max_lists, epochs = _lists_and_epochs(rest_s * (1 - _VALIDATION_SHARE), n_interactions)
     # Each validation user is recalled twice (recall fusion, final fusion) and scored about twice.
     per_user_s = 2 / MAKE_LISTS_PER_S + 2 / SCORE_LISTS_PER_S
@@ -73,13 +71,22 @@ def within_budget(
     users = min(10_000, max(_MIN_VALIDATION, users))
     return replace(
         config,
-        lists=replace(config.lists, folds=folds, rounds=rounds, max_lists=max_lists, validation_users=users),
+        lists=replace(lists, max_lists=max_lists, validation_users=users),
         rerank=replace(config.rerank, epochs=epochs),
         head_training=replace(
             config.head_training, max_passes=max_passes, max_seconds=head_s / speed, min_passes=_MIN_PASSES
         ),
         history_training=replace(config.history_training, max_seconds=history_s / speed),
     )
+
+
+def _parts_of(lists: ListsConfig, n_interactions: int, affordable: int) -> ListsConfig:
+    """So many moments, or folds and rounds, as heads of enough passes can be trained for; few, where hardly any can."""
+    if lists.by_time:
+        return replace(lists, moments=min(lists.moments, max(_FEW_MOMENTS, affordable)))
+    folds = lists.folds if lists.folds <= affordable else min(_FEW_FOLDS, lists.folds)
+    rounds = min(lists.rounds, max(1, affordable // folds)) if n_interactions < _FEW_INTERACTIONS else 1
+    return replace(lists, folds=folds, rounds=rounds)
 
 
 def machine_speed(device: str) -> float:

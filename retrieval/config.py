@@ -86,7 +86,8 @@ class ListsConfig:
     stop_share: the share of them that only stops the reranker's training; the fusion is fitted on the others.
     folds: parts of the users; the sources behind a part's lists never saw its users. The more, the nearer are these
     sources to those of serving, which saw everybody: on Amazon Scientific GPT-2 adds .0008 to NDCG@10 with two folds,
-    .0014 with four. With validation by time: so many moments, the sources behind their lists never saw what follows.
+    .0014 with four.
+    moments: with validation by time, so many earlier moments; the sources behind their lists never saw what follows.
     per_user, max_lists: positions per user, and lists in all, at the most. What GPT-2 adds grows with their number: on
     Amazon Beauty (validation) .0030 of NDCG@10 with 16,000 lists, .0044 with 34,000.
     rounds: where a round of folds gives less than half of max_lists, users are dealt into folds again, up to so many
@@ -102,6 +103,7 @@ class ListsConfig:
     stop_share: float = 0.25
     folds: int = 4
     rounds: int = 3
+    moments: int = 8
     per_user: int = 8
     max_lists: int = 40_000
     new_items: float = 0.1
@@ -111,6 +113,8 @@ class ListsConfig:
             raise ValueError(f"folds: expected 2 or more, got {self.folds}")
         if self.rounds < 1:
             raise ValueError(f"rounds: expected 1 or more, got {self.rounds}")
+        if self.moments < 1:
+            raise ValueError(f"moments: expected 1 or more, got {self.moments}")
         if not 0 < self.stop_share < 1:
             raise ValueError(f"stop_share: expected a number between 0 and 1, got {self.stop_share}")
         if not 0 <= self.new_items < 1:

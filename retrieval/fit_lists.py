@@ -2,7 +2,7 @@
 
 Where everybody's newest item is held out, users are dealt into folds, and the sources behind a fold's lists never saw
 its users. Where a moment parts what is held out, earlier moments do so again (a rolling origin, Tashman 2000): the
-sources saw everybody until then, and the lists ask for what users took between that moment and the next.
+sources saw everybody until then, and the lists ask for all that users took later.
 """
 
 from __future__ import annotations
@@ -24,12 +24,14 @@ from retrieval.sources import Source
 from retrieval.stage_one import SourceSettings
 from retrieval.two_stage import TwoStage, trained_vectors_of
 
+MOMENT_SHARE = 0.93
+"""An earlier moment has so much of the interactions before the next one."""
 _EMPTY = np.empty(0, dtype=np.int64)
 
 
 @dataclass(frozen=True)
 class Moment:
-    """An earlier moment: sources that saw everybody until then, and what users took between it and the next moment.
+    """An earlier moment: sources that saw everybody until then, and all that users took later.
 
     world: the same for the fusions. positions: the same for the lists.
     """
@@ -70,7 +72,8 @@ def cross_fitted_lists(
             sources = sources_in_space(catalogue, forget(others, new), settings, config, space=space, label=label)
             users = np.flatnonzero(fold == number)
             positions = choose_positions(histories, users, per_user=config.lists.per_user, shown=shown, rng=rng)
-            made += _lists(sources, positions_among(positions, new), allowed, draft, config, rng, label)
+            positions = positions_among(positions, new)
+            made += _lists(sources, positions, allowed, draft, config, rng, label, n_parts=n_folds)
     rng.shuffle(made)  # pyright: ignore[reportArgumentType]
     return made
 
@@ -84,20 +87,24 @@ def earlier_moments(
     space: np.ndarray,
     progress: bool = False,
 ) -> list[Moment]:
-    """At most `config.lists.folds` of them, newest first, each with nine tenths of what the one after it had.
+    """At most `config.lists.moments` of them, newest first, each with MOMENT_SHARE of what the one after it had.
 
+    They ask for all that users took until what is held out, not only until the next moment: users come back so seldom
+    that otherwise few lists are left. On MovieLens-1M's newest tenth, by a fusion that learned from four earlier
+    moments, recall@100 is .348 where these ask until the next one, .371 where they ask for all that follows.
     No item is made new to their sources: enough of them are, to what saw nothing later.
 
     Args:
         interactions: without what is held out. space: see `train_recall_head`.
     """
-    n_moments, found = config.lists.folds, []
+    whole, n_moments, found = interactions, config.lists.moments, []
     allowed = could_be_right(histories_of(interactions), catalogue.n_items, new_items=config.lists.new_items)
     for number in range(n_moments):
         try:
-            parts = time_split(interactions)
+            moment = time_split(interactions, quantile=MOMENT_SHARE).moment
         except ValueError:  # Days or months as times: no moment has something before it any more.
             break
+        parts = time_split(whole, at=moment)
         interactions = parts.train
         histories = histories_of(interactions)
         followed = taken_after(parts, histories, keep_seen=config.keep_seen)
@@ -126,7 +133,8 @@ def rolling_lists(
     for number, moment in enumerate(moments):
         label = f"moment {number + 1}/{len(moments)}" if progress else None
         world = moment.world
-        made += _lists(world.sources, moment.positions, world.allowed, draft, config, rng, label)
+        parts = len(moments)
+        made += _lists(world.sources, moment.positions, world.allowed, draft, config, rng, label, n_parts=parts)
     rng.shuffle(made)  # pyright: ignore[reportArgumentType]
     return made
 
@@ -139,9 +147,11 @@ def _lists(
     config: Config,
     rng: np.random.Generator,
     label: str | None,
+    *,
+    n_parts: int,
 ) -> list[RerankList]:
-    """The lists of one fold, or of one moment: of so many positions that enough of them give one."""
-    limit = 3 * config.lists.max_lists // config.lists.folds
+    """The lists of one of n_parts folds or moments: of so many positions that enough of them give one."""
+    limit = 3 * config.lists.max_lists // n_parts
     if len(positions) > limit:
         positions = [positions[i] for i in np.sort(rng.choice(len(positions), limit, replace=False))]
     return make_lists(
@@ -154,6 +164,6 @@ def _lists(
         per_source=config.depths.per_source,
         depth=config.depths.rerank,
         keep_seen=config.keep_seen,
-        max_lists=-(-config.lists.max_lists // config.lists.folds),
+        max_lists=-(-config.lists.max_lists // n_parts),
         progress=label and f"{label} lists",
     )

@@ -175,8 +175,8 @@ def cross_fit(
     """Fit on validation lists; penalties, and whether weights count at all, come from held-out folds.
 
     Args:
-        base: a fusion of the first features, with scores of these lists; only what stands after them is fitted, beside
-            it. Where its gain may be chance, the base's order stands.
+        base: a fusion of the first features, with scores of these lists; only what stands after them is fitted, and
+            how much the base counts beside it. Where its gain may be chance, the base's order stands.
 
     Raises:
         ValueError: fewer than 2 lists hold something that was taken, so that nothing can be learned.
@@ -236,23 +236,32 @@ def _alike(lists: FusionLists, names: Sequence[str], told: Lists) -> _Weighed:
 def _alone(base: CrossFitted, lists: FusionLists) -> _Weighed:
     """The base, where nothing counts beside it."""
     beside = lists.features.shape[2] - len(base.fusion.names)
-    nothing = np.zeros((1 + lists.context.shape[1]) * beside)
+    nothing = np.zeros(1 + (1 + lists.context.shape[1]) * beside)
     return _Weighed(_joined(base.fusion, nothing), base.scores, lists.ndcg(base.scores))
 
 
 def _beside(base: CrossFitted | None, lists: FusionLists) -> Lists:
-    """The features that are fitted: all, or those after the base's, whose score is given."""
+    """The features that are fitted: all; or beside a base, which is given, its own score once more, and what stands
+    after its features, as it is and times each context.
+
+    What comes beside a base mostly says a part of the same: where a history model orders as well as the base, the
+    likeliest sum of both holds two thirds of it, and the whole of it leaves the model a third of its weight.
+    """
     if base is None:
         return Lists(lists.features, lists.context, lists.rows, lists.taken)
-    return Lists(lists.features[:, :, len(base.fusion.names) :], lists.context, lists.rows, lists.taken, base.scores)
+    more = lists.features[:, :, len(base.fusion.names) :]
+    times = [more * one[:, None, None] for one in lists.context.T]
+    columns = np.concatenate([base.scores[:, :, None], more, *times], axis=2, dtype=np.float32)
+    return Lists(columns, lists.context[:, :0], lists.rows, lists.taken, base.scores)
 
 
 def _joined(base: Fusion | None, weights: np.ndarray) -> np.ndarray:
-    """The base's weights and those fitted beside them, as one fusion has them."""
+    """The base's weights and those fitted beside them (see `_beside`), as one fusion has them."""
     if base is None:
         return weights
     n_blocks = 1 + len(base.context_mean)
-    return np.concatenate([base.weights.reshape(n_blocks, -1), weights.reshape(n_blocks, -1)], axis=1).ravel()
+    own = (1 + weights[0]) * base.weights.reshape(n_blocks, -1)
+    return np.concatenate([own, weights[1:].reshape(n_blocks, -1)], axis=1).ravel()
 
 
 def _without(lists: FusionLists, weights: np.ndarray, names: Sequence[str]) -> dict[str, float]:

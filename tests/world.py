@@ -109,7 +109,7 @@ def tiny_values(encoder_directory: str | Path = "") -> dict[str, Any]:
         "head": {"dim": 16, "n_layers": 1, "n_heads": 2, "history_items": 12, "dropout": 0.0},
         "head_training": {"max_passes": 12, "batch_positions": 64, "learning_rate": 0.01, "warmup_steps": 5},
         "depths": {"per_source": 16, "rerank": 20},
-        "lists": {"per_user": 2, "max_lists": 96, "folds": 2},
+        "lists": {"per_user": 2, "max_lists": 96, "folds": 2, "moments": 3},
         "rerank": {
             "n_layer": 1,
             "n_embd": 32,

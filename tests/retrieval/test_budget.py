@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from retrieval.budget import MAKE_LISTS_PER_S, RERANK_LISTS_PER_S, head_pass_s, machine_speed, within_budget
-from retrieval.config import Config
+from retrieval.config import Config, ListsConfig
 
 SIZES = [(60_000, 4_400), (200_000, 12_000), (600_000, 4_000)]
 
@@ -57,6 +57,18 @@ def test_users_are_dealt_again_where_interactions_are_few_and_time_is_left():
     rounds = [within_budget(Config(), 60_000, 4_400, minutes, speed=1).lists.rounds for minutes in (5, 30)]
     assert rounds == [1, Config().lists.rounds]
     assert within_budget(Config(), 600_000, 4_000, 600, speed=1).lists.rounds == 1
+
+
+def test_by_time_there_are_as_many_moments_as_heads_can_be_trained_for():
+    by_time = Config(lists=ListsConfig(validation="time"))
+    plans = [within_budget(by_time, 600_000, 4_000, minutes, speed=1) for minutes in (2, 30, 60, 480)]
+    moments = [plan.lists.moments for plan in plans]
+    assert moments == sorted(moments)
+    assert moments[0] < moments[-1] == by_time.lists.moments
+    seconds = [plan.head_training.max_seconds or 0 for plan in plans]
+    assert seconds == sorted(seconds)
+    heads = [(plan.lists.moments + 1) * some for plan, some in zip(plans, seconds, strict=True)]
+    assert all(some <= 0.4 * 60 * minutes for some, minutes in zip(heads[1:], (30, 60, 480), strict=True))
 
 
 def test_there_are_never_more_lists_than_interactions():
