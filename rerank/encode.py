@@ -146,3 +146,10 @@ class Encoder:
     def _check_width(name: str, array: np.ndarray, width: int) -> None:
         if array.shape[1] != width:
             raise ValueError(f"{name}: expected {width} columns as in training, got {array.shape[1]}")
+
+
+def prior_in(config: RerankConfig, given: RerankInput) -> np.ndarray:
+    """What a score of this input holds of the stage before (see `RerankConfig.prior`): float32 (n_candidates,)."""
+    if not config.prior or given.candidate_features is None:
+        return np.zeros(given.n_candidates, dtype=np.float32)
+    return given.candidate_features[:, -1].astype(np.float32)

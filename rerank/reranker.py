@@ -16,7 +16,7 @@ from rerank.blend import Blend, Blended, fit_blend, remove_blended
 from rerank.cascade import Cascade, CascadeReport, fit_cascade, remove_cascade
 from rerank.config import RerankConfig
 from rerank.context_cache import ContextCache
-from rerank.encode import Encoder
+from rerank.encode import Encoder, prior_in
 from rerank.history_model import HistoryModel
 from rerank.inputs import RerankInput, TrainingList
 from rerank.model import SoftTokens
@@ -117,20 +117,24 @@ class Reranker:
         if self.context_cache is None or self.cascade is not None:
             return self.score_many([given])[0]
         cross = self.scorer.score_returning(self.encoder.encode(given), self.context_cache)
-        return cross if self.history is None else self.history.add([cross], [given])[0]
+        return cross if self.history is None else self.history.add([cross], self._priors([given]), [given])[0]
 
     @property
     def prior_weight(self) -> float:
-        """How much of the prior (see `RerankConfig.prior`) is in a score: all of it, what a history model leaves of the
-        cross-encoder, or nothing."""
+        """How much of the prior (see `RerankConfig.prior`) is in a score: all of it, what a history model leaves of it,
+        or nothing."""
         if not self.config.prior:
             return 0.0
-        return 1.0 if self.history is None else self.history.blend.cross
+        return 1.0 if self.history is None else self.history.blend.prior
 
     def score_many(self, inputs: Sequence[RerankInput]) -> list[np.ndarray]:
         """Scores of every input, in order. The result for one input does not depend on its neighbours."""
         cross = self._cross_scores(inputs)
-        return cross if self.history is None else self.history.add(cross, inputs)
+        return cross if self.history is None else self.history.add(cross, self._priors(inputs), inputs)
+
+    def _priors(self, inputs: Sequence[RerankInput]) -> list[np.ndarray]:
+        """What the cross-encoder's scores hold of the stage before, float32 (n_candidates,) each."""
+        return [prior_in(self.config, given) for given in inputs]
 
     def _cross_scores(self, inputs: Sequence[RerankInput]) -> list[np.ndarray]:
         encoded = [self.encoder.encode(given) for given in inputs]
@@ -152,7 +156,8 @@ class Reranker:
         """
         inputs, labels = [entry.input for entry in lists], [entry.labels for entry in lists]
         tried = Blended(model.to(self.scorer.embedder.device).eval(), Blend(), self.scorer.dtype)
-        blend = fit_blend(self._cross_scores(inputs), tried.scorer.score_many(inputs), labels)
+        cross, history = self._cross_scores(inputs), tried.scorer.score_many(inputs)
+        blend = fit_blend(self._priors(inputs), cross, history, labels)
         self.history = replace(tried, blend=blend) if blend.history > 0 else None
         return blend
 

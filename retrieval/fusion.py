@@ -27,6 +27,8 @@ from retrieval.ranks import lists_ndcg
 log = logging.getLogger(__name__)
 
 _FOLDS = 4
+_CLEAR = 2.0
+"""Standard errors: what comes beside a base costs time in serving, so it has to be clearly of use."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,8 @@ def cross_fit(
 
     Args:
         base: a fusion of the first features, with scores of these lists; only what stands after them is fitted, and
-            how much the base counts beside it. Where its gain may be chance, the base's order stands.
+            how much the base counts beside it. Where it makes what was taken not clearly likelier, or orders worse, the
+            base's order stands.
 
     Raises:
         ValueError: fewer than 2 lists hold something that was taken, so that nothing can be learned.
@@ -191,12 +194,13 @@ def cross_fit(
     mean, deviation = _moments(lists.context) if given is None else (given.context_mean, given.context_deviation)
     standard = replace(lists, context=_standard(lists.context, mean, deviation))
     beside = _beside(base, standard)
-    penalty, held_out = Folds(beside, lists.n_taken, lists.folds(_FOLDS, seed)).best()
+    folds = Folds(beside, lists.n_taken, lists.folds(_FOLDS, seed))
+    penalty, held_out = folds.best()
     told = beside.only(holds)
     found = _Weighed(_joined(given, fit_scaled(told, penalty)), held_out, lists.ndcg(held_out))
     before = _alike(standard, names, told) if base is None else _alone(base, standard)
     gain = found.ndcg - before.ndcg
-    if not beyond_chance(gain):
+    if not (beyond_chance(gain) if base is None else gain.mean() > 0 and _likelier(folds, held_out)):
         what = "%d validation lists tell no weights from chance (NDCG@10 %+.4f): "
         if base is None:
             log.warning(
@@ -231,6 +235,17 @@ def _alike(lists: FusionLists, names: Sequence[str], told: Lists) -> _Weighed:
     weights = scaled(told, weights.ravel())
     scores = score_lists(lists.features, lists.context, weights)
     return _Weighed(weights, scores, lists.ndcg(scores))
+
+
+def _likelier(beside: Folds, scores: np.ndarray) -> bool:
+    """Whether what was taken is clearly likelier by these scores than by the base alone, however much that counts.
+
+    NDCG@10 hears of ten places; the likelihood of every candidate, so that it tells a gain from chance by far fewer
+    lists: +.0001 +- .0004 of NDCG@10 on Amazon Scientific is +.0082 +- .0025 of log-likelihood, +.0018 +- .0019 on
+    MovieLens-1M is +.019 +- .007.
+    """
+    alone = replace(beside, lists=replace(beside.lists, features=beside.lists.features[:, :, :1])).best()[1]
+    return beyond_chance(beside.log_likelihood(scores) - beside.log_likelihood(alone), errors=_CLEAR)
 
 
 def _alone(base: CrossFitted, lists: FusionLists) -> _Weighed:

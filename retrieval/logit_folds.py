@@ -37,23 +37,23 @@ class Folds:
 
         Of those whose NDCG@10 cannot be told from the best it is the likeliest one. Where lists are few or all easy,
         the best NDCG is so by chance, and a small penalty lets what is rare in them, as new items are, weigh what it
-        likes; the likelihood hears of every candidate. Beside an offset it is the best one: there is little to weigh.
+        likes; the likelihood hears of every candidate. Beside an offset it is the likeliest of all.
         """
         scores = self.held_out()
-        found = {penalty: self.ndcg(tried) for penalty, tried in scores.items()}
-        chosen = max(found, key=lambda penalty: found[penalty].mean())
+        equal = list(scores)
         if self.lists.offset is None:
-            best = found[chosen]
+            found = {penalty: self.ndcg(tried) for penalty, tried in scores.items()}
+            best = max(found.values(), key=np.mean)
             equal = [penalty for penalty, ndcg in found.items() if not beyond_chance(best - ndcg)]
-            chosen = max(equal, key=lambda penalty: self.log_likelihood(scores[penalty]))
+        chosen = max(equal, key=lambda penalty: self.log_likelihood(scores[penalty]).sum())
         return chosen, scores[chosen]
 
-    def log_likelihood(self, scores: np.ndarray) -> float:
-        """Of all lists by these scores."""
+    def log_likelihood(self, scores: np.ndarray) -> np.ndarray:
+        """By these scores, of every list that holds something that was taken: float64 (n,)."""
         logits = np.where(self.lists.rows < 0, -np.inf, scores.astype(np.float64))
         holds = np.any(self.lists.taken, axis=1)
         bare = replace(self.lists, features=self.lists.features[:, :, :0])  # they are most of the memory
-        return float(bare.only(holds).log_likelihood(logits[holds]).sum())
+        return bare.only(holds).log_likelihood(logits[holds])
 
     def ndcg(self, scores: np.ndarray) -> np.ndarray:
         """NDCG@10 of every list by these scores: float64 (n_lists,)."""
@@ -80,9 +80,9 @@ class Folds:
         return scores
 
 
-def beyond_chance(gain: np.ndarray) -> bool:
-    """Whether the mean of a gain per list is above its standard error."""
-    return bool(gain.mean() > gain.std() / np.sqrt(len(gain)))
+def beyond_chance(gain: np.ndarray, *, errors: float = 1.0) -> bool:
+    """Whether the mean of a gain per list is above so many of its standard errors."""
+    return bool(gain.mean() > errors * gain.std() / np.sqrt(len(gain)))
 
 
 def fit_scaled(lists: Lists, penalty: float) -> np.ndarray:

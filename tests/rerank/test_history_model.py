@@ -147,30 +147,47 @@ def test_a_directory_gives_the_same_scores_and_is_gpt2_to_others(model, tmp_path
         HistoryModel.load(tmp_path)
 
 
-def chosen_by(weights: tuple[float, float], n: int = 3_000) -> tuple[list[np.ndarray], list[np.ndarray], list]:
-    """Lists whose wanted candidate is drawn from softmax(weights @ both scores)."""
+def chosen_by(weights: tuple[float, float, float], n: int = 3_000) -> tuple[list[np.ndarray], ...]:
+    """Priors, cross-encoder's and history model's scores of lists, and their labels: the wanted candidate is drawn by
+    these weights of the prior, of what the cross-encoder says beside it, and of the history model."""
     rng = np.random.default_rng(0)
-    cross, history = (rng.normal(size=(n, 9)).astype(np.float32) for _ in range(2))
-    logits = weights[0] * cross + weights[1] * history + rng.gumbel(size=(n, 9))
-    return list(cross), list(history), list(np.eye(9, dtype=np.float32)[logits.argmax(axis=1)])
+    prior, more, history = (rng.normal(size=(n, 9)).astype(np.float32) for _ in range(3))
+    logits = weights[0] * prior + weights[1] * more + weights[2] * history + rng.gumbel(size=(n, 9))
+    return list(prior), list(prior + more), list(history), list(np.eye(9, dtype=np.float32)[logits.argmax(axis=1)])
 
 
-def test_the_blend_is_what_the_choices_were_made_by():
-    blend = fit_blend(*chosen_by((0.8, 0.5)))
-    assert blend.cross == pytest.approx(0.8, abs=0.06)
+@pytest.mark.parametrize("weights", [(0.8, 0.8, 0.5), (0.6, 0.2, 0.5)])
+def test_the_blend_is_what_the_choices_were_made_by(weights):
+    blend = fit_blend(*chosen_by(weights))
+    assert (blend.prior, blend.cross, blend.history) == pytest.approx(weights, abs=0.06)
+
+
+def test_a_prior_that_is_not_there_changes_nothing_about_the_other_weights():
+    _, cross, history, labels = chosen_by((0.0, 0.8, 0.5))
+    blend = fit_blend([np.zeros(9, dtype=np.float32)] * len(cross), cross, history, labels)
+    assert blend.cross == pytest.approx(0.4, abs=0.06)  # half of what varies in it is of no use
     assert blend.history == pytest.approx(0.5, abs=0.06)
+    assert blend.prior == pytest.approx(1.0)
 
 
 def test_scores_far_apart_do_not_break_the_blend():
-    cross, history, labels = chosen_by((0.8, 0.5))
-    blend = fit_blend([1_000 * score for score in cross], history, labels)
-    assert 1_000 * blend.cross == pytest.approx(0.8, abs=0.06)
+    prior, cross, history, labels = chosen_by((0.8, 0.8, 0.5))
+    blend = fit_blend([1_000 * one for one in prior], [1_000 * one for one in cross], history, labels)
+    assert (1_000 * blend.prior, 1_000 * blend.cross) == pytest.approx((0.8, 0.8), abs=0.06)
     assert blend.history == pytest.approx(0.5, abs=0.06)
 
 
-@pytest.mark.parametrize("lists", [([], [], []), chosen_by((0.8, -0.5), 500), chosen_by((-0.8, 0.5), 500)])
-def test_the_cross_encoder_stays_alone_where_a_weight_would_not_be_positive(lists):
-    assert fit_blend(*lists) == Blend(1.0, 0.0)
+@pytest.mark.parametrize(
+    "lists", [([], [], [], []), chosen_by((0.8, 0.8, -0.5), 500), chosen_by((-0.8, 0.8, 0.5), 500)]
+)
+def test_the_cross_encoder_stays_alone_where_another_weight_would_not_be_positive(lists):
+    assert fit_blend(*lists) == Blend(1.0, 0.0, 1.0)
+
+
+def test_a_cross_encoder_that_says_nothing_beside_the_prior_does_not_count():
+    blend = fit_blend(*chosen_by((0.8, -0.3, 0.5)))
+    assert blend.cross == 0
+    assert (blend.prior, blend.history) == pytest.approx((0.8, 0.5), abs=0.08)
 
 
 @pytest.fixture

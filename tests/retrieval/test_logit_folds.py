@@ -84,10 +84,10 @@ def test_an_offset_is_a_part_of_the_logits_that_is_not_fitted():
     assert folds.ndcg(scores).mean() > folds.ndcg(known).mean()
 
 
-def test_beside_an_offset_the_penalty_is_the_best_one():
+def test_beside_an_offset_the_penalty_is_the_likeliest_one():
     lists = make_lists(300, late=0.3, noise=4)
     folds = folds_of(Lists(lists.features[:, :, 2:], lists.context, lists.rows, lists.taken, lists.features[:, :, 0]))
-    found = {penalty: folds.ndcg(scores).mean() for penalty, scores in folds.held_out().items()}
+    found = {penalty: folds.log_likelihood(scores).sum() for penalty, scores in folds.held_out().items()}
     assert len(set(found.values())) > 1
     assert found[folds.best()[0]] == max(found.values())
 
