@@ -8,6 +8,7 @@ on later interactions passes only what came before them, so no evaluated target 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -37,6 +38,7 @@ from retrieval.histories import Shown, histories_of, items_by_time, shown_of
 from retrieval.new_items import World, could_be_right
 from retrieval.source_choice import choose_settings
 from retrieval.sources import Source
+from retrieval.sources.popular import count_items
 from retrieval.stage_one import SourceSettings
 from retrieval.two_stage import TwoStage, trained_vectors_of
 
@@ -103,7 +105,7 @@ def fit(
     plain, full = _fit_second_stage(found, held, shown_of(interactions), config, clock, progress, checkpoints)
     with clock.step("refit", "fit head and sources again on all interactions"):
         sources = _sources_again(draft, interactions, settings, config, progress=progress)
-    model, without = replace(full, sources=sources), replace(plain, sources=sources)
+    model, without = with_sources(full, sources, known=held.base), replace(plain, sources=sources)
     record: dict[str, object] = {
         "n_validation_users": len(np.unique(held.asked.users)),
         "finetune": finetuning,
@@ -215,6 +217,17 @@ def refit(fitted: Fitted, interactions: Interactions, config: Config, *, progres
     """The same settings, reranker and fusions, with head and sources fitted on these interactions (same items)."""
     sources = _sources_again(fitted.model, interactions, fitted.settings, config, progress=progress)
     return replace(fitted.model, sources=sources)
+
+
+def with_sources(model: TwoStage, sources: tuple[Source, ...], *, known: Sequence[np.ndarray]) -> TwoStage:
+    """The model with newer sources; GPT-2 goes on reading the vectors of its own time (see `train_recall_head`).
+
+    known: histories of the items that GPT-2 knew then.
+    """
+    if model.reranker is None:
+        return replace(model, sources=sources)
+    taken = count_items(known, model.catalogue.n_items) > 0
+    return replace(model, sources=sources, learned_vectors=np.where(taken[:, None], model.trained_vectors, 0))
 
 
 def _sources_again(

@@ -6,7 +6,7 @@ reranker/history/     AutoModel.from_pretrained(bundle/reranker/history), where 
 index/text/, index/items/     faiss.read_index(bundle/index/items/index.faiss), or where it is on Milvus
 items.parquet         pandas.read_parquet
 users.parquet         user_id, the item rows of its history, oldest first, and how long the user had been away
-vectors.safetensors   text vectors (n_items, text_dim) and item vectors (n_items, dim), float32
+vectors.safetensors   float32: text vectors (n_items, text_dim), item vectors (n_items, dim), those that GPT-2 learned
 head.safetensors      the trained recall head
 sources.safetensors   item-item matrices in CSR parts and popularity
 config.json fusion.json evaluation.json      plain JSON
@@ -109,7 +109,10 @@ def _write(directory: Path, recommender: Recommender, evaluation: Mapping[str, A
         }
     )
     pq.write_table(table, directory / "users.parquet", write_page_checksum=True)
-    save_arrays({"text": catalogue.text_vectors, "items": dense.item_vectors}, directory / "vectors.safetensors")
+    vectors = {"text": catalogue.text_vectors, "items": dense.item_vectors}
+    if model.learned_vectors is not None:
+        vectors["learned"] = model.learned_vectors
+    save_arrays(vectors, directory / "vectors.safetensors")
     save_sources(directory, model.sources)
     if model.reranker is not None:
         model.reranker.save(directory / "reranker")
@@ -181,6 +184,7 @@ def load_bundle(bundle: Path, *, device: str = "auto", precision: str = "auto", 
         recall_fusion=_fusion(fusions["recall"]),
         reranker=reranker,
         final_fusion=_fusion(fusions["final"]),
+        learned_vectors=vectors.get("learned"),
     )
     _ = model.details  # made now, so that the first request does not wait for it
     users, histories, away = _load_users(directory / "users.parquet")

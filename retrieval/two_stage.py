@@ -57,7 +57,8 @@ class TwoStage:
     """Everything fitted, put together. `rank` is the flow; everything else is a part of it.
 
     recall_fusion: orders the union of the sources, and is the score that GPT-2 corrects. final_fusion: the one score,
-        of everything.
+        of everything. learned_vectors: float32 (n_items, dim), the item vectors beside which GPT-2 was trained, 0 for
+        items that it did not know; None where these are the sources' own.
     """
 
     catalogue: Catalogue
@@ -66,16 +67,21 @@ class TwoStage:
     recall_fusion: Fusion
     reranker: Reranker | None
     final_fusion: Fusion
+    learned_vectors: np.ndarray | None = None
 
     @property
     def source_names(self) -> list[str]:
         """The sources' names, by bit of `found_by`."""
         return [source.name for source in self.sources]
 
-    @property
+    @cached_property
     def trained_vectors(self) -> np.ndarray:
-        """The recall head's item vectors: float32 (n_items, dim), length 1."""
-        return trained_vectors_of(self.sources)
+        """The item vectors that GPT-2 reads: float32 (n_items, dim), length 1. Those it learned to read, also when the
+        recall head is another since; and that one's, turned to them, of items that GPT-2 did not know."""
+        own = trained_vectors_of(self.sources)
+        if self.learned_vectors is None:
+            return own
+        return np.where(self.learned_vectors.any(axis=1, keepdims=True), self.learned_vectors, own)
 
     @cached_property
     def details(self) -> Details:

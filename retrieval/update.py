@@ -141,7 +141,10 @@ def replace_catalogue(recommender: Recommender, items: Items, interactions: Inte
         users, histories, away = recommender.users, [rows[rows >= 0] for rows in kept], recommender.away
     else:
         users, histories, away = interactions.users, histories_of(interactions), time_away(interactions)
-    changed = replace(model, catalogue=catalogue, sources=sources)
+    learned = model.learned_vectors
+    if learned is not None:
+        learned = np.where((place >= 0)[:, None], learned[np.maximum(place, 0)], 0)
+    changed = replace(model, catalogue=catalogue, sources=sources, learned_vectors=learned)
     # No version on disk is this one: what the old bundle's manifest tells is not true of it.
     return replace(recommender, model=changed, users=users, histories=histories, away=away, facts={})
 

@@ -73,6 +73,8 @@ def test_everything_comes_back_as_it_was(recommender, unpublished):
     assert new.depths == old.depths
     np.testing.assert_array_equal(new.recall_fusion.weights, old.recall_fusion.weights)
     np.testing.assert_array_equal(new.final_fusion.weights, old.final_fusion.weights)
+    np.testing.assert_array_equal(new.trained_vectors, old.trained_vectors)
+    assert new.learned_vectors is not None
 
 
 def test_explanations_come_back_as_they_were(recommender, unpublished):
@@ -181,7 +183,7 @@ def test_each_part_is_read_by_its_own_library(bundle, unpublished, items):
     users = pd.read_parquet(version / "users.parquet")
     assert users["user_id"].tolist() == list(unpublished.users.ids)
     assert users["history"][3].tolist() == unpublished.histories[3].tolist()
-    assert set(load_file(version / "vectors.safetensors")) == {"text", "items"}
+    assert set(load_file(version / "vectors.safetensors")) == {"text", "items", "learned"}
     for name in ("config", "fusion", "sources", "settings"):
         json.loads((version / f"{name}.json").read_text())
 
@@ -264,11 +266,11 @@ def test_a_bundle_of_another_format_says_what_to_do(bundle, tmp_path, read):
     facts = {**read_manifest(version).facts, "format_version": 99}
     (version / "manifest.json").unlink()
     write_manifest(version, facts=facts)
-    with pytest.raises(ValueError, match="expected a tandem bundle of format 7, got kind 'tandem-bundle' of format 99"):
+    with pytest.raises(ValueError, match="expected a tandem bundle of format 8, got kind 'tandem-bundle' of format 99"):
         read(version)
 
 
 @pytest.mark.parametrize("read", READERS, ids=["load", "check", "settings"])
 def test_a_part_of_a_bundle_is_no_bundle(bundle, read):
-    with pytest.raises(ValueError, match="index/text: expected a tandem bundle of format 7, got kind"):
+    with pytest.raises(ValueError, match="index/text: expected a tandem bundle of format 8, got kind"):
         read(resolve(bundle) / "index" / "text")

@@ -13,6 +13,7 @@ from retrieval.config import Config
 from retrieval.evaluate import evaluate
 from retrieval.fit import fit
 from retrieval.recommend import Recommender
+from retrieval.two_stage import trained_vectors_of
 from retrieval.update import add_items, replace_catalogue
 from tests.world import item_frame, make_items
 
@@ -77,3 +78,13 @@ def test_items_may_come_one_mapping_each(recommender):
     pd.testing.assert_frame_equal(from_table.model.catalogue.items.frame, from_records.model.catalogue.items.frame)
     with pytest.raises(ValueError, match="expected the columns item_id and title, got none"):
         add_items(recommender, [])
+
+
+def test_gpt_2_reads_the_same_of_known_items_and_the_recall_heads_vectors_of_new_ones(recommender):
+    old, larger = recommender.model, add_items(recommender, pd.DataFrame(GOOD)).model
+    assert old.learned_vectors is not None
+    assert larger.learned_vectors is not None
+    n, known = old.catalogue.n_items, old.learned_vectors.any(axis=1)
+    np.testing.assert_array_equal(larger.trained_vectors[:n][known], old.learned_vectors[known])
+    np.testing.assert_array_equal(larger.trained_vectors[n:], trained_vectors_of(larger.sources)[n:])
+    assert not larger.learned_vectors[n:].any()
