@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -13,11 +13,10 @@ from retrieval import fit_fusions, fit_lists, fit_reranker, source_choice, stage
 from retrieval.data import Impressions, Interactions, leave_last_out
 from retrieval.encoder.text_encoder import TextEncoder
 from retrieval.evaluate import evaluate, make_split
-from retrieval.fit import fit, refit
+from retrieval.fit import fit
 from retrieval.held_out import hold_out
 from retrieval.histories import histories_of, shown_of
 from retrieval.sources import PopularSource, recent
-from retrieval.two_stage import trained_vectors_of
 from tests.world import interaction_frame, item_frame, item_id, make_interactions, make_items, tiny_config, user_id
 
 LATE = 1_700_000_000
@@ -246,24 +245,6 @@ def test_the_same_seed_fits_the_same_recommender(fitted, items, interactions, co
     one, other = fitted.model.rank(queries), again.model.rank(queries)
     np.testing.assert_array_equal(one.rows, other.rows)
     np.testing.assert_allclose(one.scores, other.scores, atol=1e-6)
-
-
-def test_gpt_2_goes_on_reading_the_vectors_it_was_trained_beside(fitted, interactions, config):
-    model = fitted.model
-    base, _ = hold_out(
-        histories_of(interactions), max_users=config.lists.validation_users, keep_seen=False, seed=config.seed
-    )
-    known = np.bincount(np.concatenate(base), minlength=model.catalogue.n_items) > 0
-    own = trained_vectors_of(model.sources)
-    assert known.any()
-    np.testing.assert_allclose(np.linalg.norm(model.trained_vectors, axis=1), 1, atol=1e-5)
-    assert np.abs(model.trained_vectors - own)[known].max() > 1e-3
-    np.testing.assert_array_equal(model.trained_vectors[~known], own[~known])
-    assert not model.learned_vectors[~known].any()
-    # Later fits move the recall head, and not what GPT-2 reads.
-    later = refit(fitted, interactions, replace(config, seed=config.seed + 1))
-    assert np.abs(trained_vectors_of(later.sources) - own).max() > 1e-3
-    np.testing.assert_array_equal(later.trained_vectors[known], model.trained_vectors[known])
 
 
 def test_a_fit_tells_how_it_came_to_be(fitted, interactions):

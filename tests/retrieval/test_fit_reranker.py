@@ -9,8 +9,10 @@ import pytest
 
 from rerank.blend import Blend
 from retrieval import fit_reranker
-from retrieval.fit import Fitted, fit
+from retrieval.fit import Fitted, fit, refit
+from retrieval.held_out import hold_out
 from retrieval.histories import histories_of
+from retrieval.two_stage import trained_vectors_of
 from tests.world import tiny_config
 
 QUICK = {"head_training": {"max_passes": 1}, "lists": {"max_lists": 32}}
@@ -73,3 +75,21 @@ def test_the_final_list_is_that_without_gpt2_and_what_gpt2_corrects(fitted, inte
     # It says the same of a candidate whatever else is scored: nothing is measured among the candidates.
     fewer = replace(candidates, **{name: getattr(candidates, name)[:, :5] for name in vars(candidates)})
     np.testing.assert_array_equal(model.final_features(fewer, logits[:, :5])[:, :, -1], said[:, :5])
+
+
+def test_gpt_2_goes_on_reading_the_vectors_it_was_trained_beside(fitted, interactions, config):
+    model = fitted.model
+    base, _ = hold_out(
+        histories_of(interactions), max_users=config.lists.validation_users, keep_seen=False, seed=config.seed
+    )
+    known = np.bincount(np.concatenate(base), minlength=model.catalogue.n_items) > 0
+    own = trained_vectors_of(model.sources)
+    assert known.any()
+    np.testing.assert_allclose(np.linalg.norm(model.trained_vectors, axis=1), 1, atol=1e-5)
+    assert np.abs(model.trained_vectors - own)[known].max() > 1e-3
+    np.testing.assert_array_equal(model.trained_vectors[~known], own[~known])
+    assert not model.learned_vectors[~known].any()
+    # Later fits move the recall head, and not what GPT-2 reads.
+    later = refit(fitted, interactions, replace(config, seed=config.seed + 1))
+    assert np.abs(trained_vectors_of(later.sources) - own).max() > 1e-3
+    np.testing.assert_array_equal(later.trained_vectors[known], model.trained_vectors[known])
