@@ -105,7 +105,7 @@ def fit(
     plain, full = _fit_second_stage(found, held, shown_of(interactions), config, clock, progress, checkpoints)
     with clock.step("refit", "fit head and sources again on all interactions"):
         sources = _sources_again(draft, interactions, settings, config, progress=progress)
-    model, without = with_sources(full, sources, known=held.base), replace(plain, sources=sources)
+    model, without = _with_sources(full, sources, known=held.base), replace(plain, sources=sources)
     record: dict[str, object] = {
         "n_validation_users": len(np.unique(held.asked.users)),
         "finetune": finetuning,
@@ -219,7 +219,7 @@ def refit(fitted: Fitted, interactions: Interactions, config: Config, *, progres
     return replace(fitted.model, sources=sources)
 
 
-def with_sources(model: TwoStage, sources: tuple[Source, ...], *, known: Sequence[np.ndarray]) -> TwoStage:
+def _with_sources(model: TwoStage, sources: tuple[Source, ...], *, known: Sequence[np.ndarray]) -> TwoStage:
     """The model with newer sources; GPT-2 goes on reading the vectors of its own time (see `train_recall_head`).
 
     known: histories of the items that GPT-2 knew then.
