@@ -101,7 +101,7 @@ class Encoder:
             candidate_features=features,
             candidate_ids=words,
             n_candidates=given.n_candidates,
-            prior=features[:, -1] if config.prior and features is not None else None,
+            prior=prior_in(config, given) if config.prior else None,
         )
 
     def _context_ids(self, given: RerankInput) -> np.ndarray:

@@ -117,7 +117,7 @@ class Reranker:
         if self.context_cache is None or self.cascade is not None:
             return self.score_many([given])[0]
         cross = self.scorer.score_returning(self.encoder.encode(given), self.context_cache)
-        return cross if self.history is None else self.history.add([cross], self._priors([given]), [given])[0]
+        return self._with_history([cross], [given])[0]
 
     @property
     def prior_weight(self) -> float:
@@ -129,7 +129,10 @@ class Reranker:
 
     def score_many(self, inputs: Sequence[RerankInput]) -> list[np.ndarray]:
         """Scores of every input, in order. The result for one input does not depend on its neighbours."""
-        cross = self._cross_scores(inputs)
+        return self._with_history(self._cross_scores(inputs), inputs)
+
+    def _with_history(self, cross: list[np.ndarray], inputs: Sequence[RerankInput]) -> list[np.ndarray]:
+        """The cross-encoder's scores of these inputs, with what a history model adds, where there is one."""
         return cross if self.history is None else self.history.add(cross, self._priors(inputs), inputs)
 
     def _priors(self, inputs: Sequence[RerankInput]) -> list[np.ndarray]:
