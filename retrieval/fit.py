@@ -133,6 +133,14 @@ class _Recall:
     settings: SourceSettings
     head: TrainedHead
 
+    @property
+    def moments_for_rerank(self) -> tuple[list[Moment], list[Moment]]:
+        """The newest of the moments, which weighs GPT-2 beside validation, and the others, which it learns from.
+
+        What is true of one moment need not be so at another, and few users come back after any.
+        """
+        return (self.moments[:1], self.moments[1:]) if len(self.moments) > 1 else ([], self.moments)
+
 
 def _fit_recall(
     catalogue: Catalogue,
@@ -183,9 +191,11 @@ def _fit_second_stage(
     """The best model without GPT-2; and with it, which learns to correct recall's score from lists of the past."""
     draft = recall.model
     stop = stopping_users(recall.worlds[0].validation, share=config.lists.stop_share, seed=config.seed)
-    stopped, worlds = zip(*(world.parted(stop) for world in recall.worlds), strict=True)
+    stopped, left = zip(*(world.parted(stop) for world in recall.worlds), strict=True)
+    weighing, learning = recall.moments_for_rerank
+    worlds = [*left, *(moment.world for moment in weighing)]
     # What GPT-2 learns from, or is stopped by, cannot tell what GPT-2 is worth, but it can weigh everything else.
-    told = [*(moment.world for moment in recall.moments), *stopped]
+    told = [*(moment.world for moment in learning), *stopped]
     with clock.step("fusion", "fit the fusion without GPT-2 on validation"):
         found = recall_worlds(draft, worlds)
         without = fit_plain_fusion(draft, [*found, *recall_worlds(draft, told)], [*worlds, *told], config)
@@ -196,7 +206,7 @@ def _fit_second_stage(
         if held.earlier is None:
             lists = cross_fitted_lists(held.base, shown, draft, recall.settings, config, progress=progress)
         else:  # none, where times are so coarse that there is no earlier moment
-            lists = rolling_lists(recall.moments, draft, config, progress=progress)
+            lists = rolling_lists(learning, draft, config, progress=progress)
     with clock.step("train_reranker", f"train the reranker on {len(lists):,} lists"):
         checks = stopping_lists(draft, stopped[0], config)
         reranker = train_on_lists(draft, lists, checks, config, progress=progress, checkpoints=checkpoints)
@@ -206,7 +216,8 @@ def _fit_second_stage(
     # A reranker that reads words alone is also asked without vectors, and a history model reads nothing else.
     if config.use_history_model and reranker.config.vector_dim:
         with clock.step("train_reranker", "train GPT-2 on the histories"):
-            history = train_history_model(draft, held.base, stopped[0], config, progress=progress)
+            known = held.until(weighing[0].at) if weighing else held.base
+            history = train_history_model(draft, known, stopped[0], config, progress=progress)
             clock.say(f"beside the cross-encoder: {reranker.add_history(history, checks)}")
     with clock.step("fusion", "fit the final fusion on validation"):
         draft = replace(draft, reranker=reranker)

@@ -14,7 +14,7 @@ import numpy as np
 
 from retrieval.catalogue import Catalogue
 from retrieval.config import Config
-from retrieval.data import Interactions, time_split
+from retrieval.data import Interactions, moment_at, time_split
 from retrieval.fit_steps import sources_in_space
 from retrieval.held_out import asked_after
 from retrieval.histories import Shown, histories_of, items_by_time, shown_of, taken_after
@@ -33,9 +33,10 @@ _EMPTY = np.empty(0, dtype=np.int64)
 class Moment:
     """An earlier moment: sources that saw everybody until then, and all that users took later.
 
-    world: the same for the fusions. positions: the same for the lists.
+    at: when, in the unit of the times. world: the same for the fusions. positions: the same for the lists.
     """
 
+    at: float
     world: World
     positions: list[Position]
 
@@ -100,11 +101,11 @@ def earlier_moments(
     whole, n_moments, found = interactions, config.lists.moments, []
     allowed = could_be_right(histories_of(interactions), catalogue.n_items, new_items=config.lists.new_items)
     for number in range(n_moments):
+        moment = moment_at(interactions, MOMENT_SHARE)
         try:
-            moment = time_split(interactions, quantile=MOMENT_SHARE).moment
+            parts = time_split(whole, at=moment)
         except ValueError:  # Days or months as times: no moment has something before it any more.
             break
-        parts = time_split(whole, at=moment)
         interactions = parts.train
         histories = histories_of(interactions)
         followed = taken_after(parts, histories, keep_seen=config.keep_seen)
@@ -120,7 +121,7 @@ def earlier_moments(
         label = f"moment {number + 1}/{n_moments}" if progress else None
         by_time = items_by_time(interactions)
         sources = sources_in_space(catalogue, histories, settings, config, space=space, by_time=by_time, label=label)
-        found.append(Moment(World(sources, asked, allowed, has_new=True), positions))
+        found.append(Moment(moment, World(sources, asked, allowed, has_new=True), positions))
     return found
 
 

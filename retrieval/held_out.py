@@ -35,6 +35,12 @@ class HeldOut:
     by_time: np.ndarray | None = None
     earlier: Interactions | None = field(default=None, repr=False)
 
+    def until(self, moment: float) -> list[np.ndarray]:
+        """The histories as they were at an earlier moment, where the moment is what parts them."""
+        if self.earlier is None:
+            raise ValueError("until: expected interactions held out by time")
+        return histories_of(time_split(self.earlier, at=moment).train)
+
 
 def held_out_of(interactions: Interactions, config: Config) -> HeldOut:
     """What `lists.validation` says is held out.

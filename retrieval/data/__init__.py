@@ -3,7 +3,16 @@
 from retrieval.data.ids import IdMap, canonical_id
 from retrieval.data.report import ReadReport
 from retrieval.data.sources import read_interactions, read_items, read_users
-from retrieval.data.split import ColdItems, Split, Targets, cold_items, leave_last_out, repeat_share, time_split
+from retrieval.data.split import (
+    ColdItems,
+    Split,
+    Targets,
+    cold_items,
+    leave_last_out,
+    moment_at,
+    repeat_share,
+    time_split,
+)
 from retrieval.data.tables import Impressions, Interactions, Items, Users
 
 __all__ = [
@@ -19,6 +28,7 @@ __all__ = [
     "canonical_id",
     "cold_items",
     "leave_last_out",
+    "moment_at",
     "read_interactions",
     "read_items",
     "read_users",

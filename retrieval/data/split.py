@@ -95,11 +95,7 @@ def time_split(interactions: Interactions, *, quantile: float = 0.9, at: float |
         ValueError: nothing before or nothing after the moment; or the times are places in each user's own history,
             which share no clock.
     """
-    if at is None:
-        if not 0 < quantile < 1:
-            raise ValueError(f"expected a quantile between 0 and 1, got {quantile!r}")
-        at = float(np.quantile(interactions.times, quantile, method="higher"))
-        _refuse_own_positions(interactions)
+    at = moment_at(interactions, quantile) if at is None else at
     held_out = interactions.times >= at
     if held_out.all() or not held_out.any():
         raise ValueError(
@@ -107,6 +103,18 @@ def time_split(interactions: Interactions, *, quantile: float = 0.9, at: float |
             f"{interactions.times.min()!r} to {interactions.times.max()!r}"
         )
     return _split(interactions, held_out, np.full(interactions.n_users, at), at)
+
+
+def moment_at(interactions: Interactions, quantile: float) -> float:
+    """The time before which so large a share of the interactions lies.
+
+    Raises:
+        ValueError: quantile not between 0 and 1, or times that share no clock (see `time_split`).
+    """
+    if not 0 < quantile < 1:
+        raise ValueError(f"expected a quantile between 0 and 1, got {quantile!r}")
+    _refuse_own_positions(interactions)
+    return float(np.quantile(interactions.times, quantile, method="higher"))
 
 
 def _split(interactions: Interactions, held_out: np.ndarray, ends: np.ndarray, moment: float | None) -> Split:

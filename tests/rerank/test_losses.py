@@ -29,6 +29,14 @@ def test_listwise_divides_graded_labels_by_their_sum() -> None:
     assert float(listwise(scores, labels, torch.zeros(3, dtype=torch.long))) == pytest.approx(expected)
 
 
+def test_listwise_weighs_lists_by_the_root_of_how_much_they_want() -> None:
+    """Four wanted of five count twice one of two."""
+    scores = torch.tensor([1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 2.0])
+    labels, lists = torch.tensor([1.0, 0.0, 1.0, 1.0, 1.0, 1.0, 0.0]), torch.tensor([0, 0, 1, 1, 1, 1, 1])
+    one, four = log(exp(1) + 1) - 1, log(4 + exp(2))
+    assert float(listwise(scores, labels, lists)) == pytest.approx((one + 2 * four) / 3)
+
+
 def test_pairwise_is_the_mean_over_ordered_pairs() -> None:
     first = log(1 + exp(-(1.0 - 0.0)))
     second = log(1 + exp(-(2.0 - 2.0)))
