@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from indexes.errors import DamagedArtefact, Locked
@@ -149,7 +149,10 @@ def resolve(path: Path | str) -> Path:
         return path
     pointer = path / CURRENT_NAME
     if not pointer.is_file():
-        raise FileNotFoundError(f"{path}: expected {MANIFEST_NAME} or {CURRENT_NAME} in it; publish a version first")
+        found = "neither" if path.is_dir() else "a file" if path.exists() else "no such folder"
+        raise FileNotFoundError(
+            f"{path}: expected {MANIFEST_NAME} or {CURRENT_NAME} in it, found {found}; publish a version first"
+        )
     match = re.fullmatch(rb"(\d{6,}) ([0-9a-f]{64})\n", pointer.read_bytes())
     if match is None:
         raise DamagedArtefact(pointer, "expected a version number and a checksum", cure="roll back")
@@ -200,7 +203,13 @@ def rollback(root: Path | str, *, to: str | None = None) -> Path:
             except DamagedArtefact:
                 continue
             return _point(root, version)
+    current = set[str]()
+    with suppress(FileNotFoundError, DamagedArtefact):
+        current = {resolve(root).name}
+    newer = sorted(set(versions) - current - set(_older(root, versions)))
     found = f"but {min(versions)} is the only one" if len(versions) == 1 else "found none; publish again"
+    if newer and current:
+        found = f"found none; name a newer one (--to {' or '.join(newer)}), or publish again"
     raise ValueError(f"{root}: expected an intact version before the current one, {found}")
 
 

@@ -42,6 +42,9 @@ class Blend:
         if not all(math.isfinite(weight) for weight in asdict(self).values()):
             raise ValueError(f"blend: expected finite weights, got {self}; fit it again")
 
+    def __str__(self) -> str:
+        return f"{self.prior:.2f} prior + {self.cross:.2f} cross-encoder + {self.history:.2f} history model"
+
 
 @dataclass(frozen=True)
 class Blended:

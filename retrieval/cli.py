@@ -28,7 +28,8 @@ tandem batch bundle --users users.parquet --out lists   lists for many users, re
 tandem check bundle                                     is every file as it was written?
 tandem index move bundle --to milvus --uri URI          search the vectors on a Milvus server
 
-Files are parquet, CSV or JSON lines; `tandem VERB --help` has the columns and more examples.
+Files are parquet, CSV or JSON lines. Items: item_id, title; optional description, category, brand, any attribute.
+Interactions: user_id, item_id, timestamp; optional event, weight, label. `tandem VERB --help` has options and examples.
 
 \b
 Exit codes: 0 done, 2 bad input, 3 damaged bundle or file, 4 resources (disk, memory, lock, a missing extra),

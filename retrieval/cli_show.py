@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -12,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from retrieval.terminal import printable, render_json, render_table
 
 if TYPE_CHECKING:
-    from retrieval.data import ReadReport
     from retrieval.recommend import Recommender
     from retrieval.results import Recommendation, RecommendationList
 
@@ -138,33 +136,6 @@ def show_batch(report: Mapping[str, Any], out: Path, *, as_json: bool) -> None:
         print(f"note: {report['n_empty']:,} users have no list; is the filter too narrow?")
     for reason, count in report["rejected"].items():
         print(printable(f"note: refused {count:,} rows: {reason}"))
-
-
-def show_rebuild(
-    version: Path,
-    old: Recommender,
-    new: Recommender,
-    reports: Sequence[ReadReport | None],
-    *,
-    seconds: float,
-    as_json: bool,
-) -> None:
-    """Print the version that a rebuild published; as JSON, on one line, also what was done."""
-    if not as_json:
-        print(version)
-        return
-    text_of = dict(zip(old.item_ids.ids, old.model.catalogue.texts, strict=True))
-    pairs = zip(new.item_ids.ids, new.model.catalogue.texts, strict=True)
-    document = {
-        "version": str(version),
-        "n_items": len(new.item_ids),
-        "n_embedded": sum(text_of.get(item_id) != text for item_id, text in pairs),
-        "n_removed": sum(item_id not in new.item_ids for item_id in old.item_ids.ids),
-        "n_users": len(new.users),
-        "rejected": sum(report.n_rejected for report in reports if report is not None),
-        "seconds": round(seconds, 3),
-    }
-    print(json.dumps(document))
 
 
 def show_facts(facts: Mapping[str, Any], *, as_json: bool, seconds: float) -> None:

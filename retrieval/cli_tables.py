@@ -94,6 +94,9 @@ class Reading:
         typer.Option("--event", help="NAME=WEIGHT: only these events count; weight 0 is a showing; repeatable."),
     ] = None
     encoding: Annotated[str, typer.Option("--encoding", help="Of CSV and JSON lines.")] = "utf-8"
+    time_unit: Annotated[
+        str, typer.Option("--time-unit", help="Of timestamp: auto, seconds, milliseconds, positions (1, 2, 3, ...).")
+    ] = "auto"
     on_duplicate: Annotated[str, typer.Option("--on-duplicate", help="Same item id twice: error, first, last.")] = (
         "error"
     )
@@ -103,7 +106,7 @@ class Reading:
         typer.Option("--rejects", help="Folder for refused rows, dropped rows and emptied cells, with reasons."),
     ] = None
     max_bad_rows: Annotated[
-        int | None, typer.Option("--max-bad-rows", min=0, help="Stop above so many refused rows.")
+        int | None, typer.Option("--max-bad-rows", min=0, help="Stop above so many refused rows; else where most are.")
     ] = None
 
     def rejects_file(self, table: str) -> Path | None:
@@ -191,6 +194,7 @@ def read_tables(items: Path, interactions: Path, reading: Reading, say: Say) -> 
         column_map=of_interactions,
         encoding=reading.encoding,
         events=events,
+        time_unit=reading.time_unit,  # pyright: ignore[reportArgumentType] - checked by the reader
         rejects=reading.rejects_file("interactions"),
         max_bad_rows=reading.max_bad_rows,
     )

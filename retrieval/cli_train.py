@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,18 +24,13 @@ from retrieval.cli_config import (
     overrides,
     show_config,
 )
-from retrieval.cli_show import show_rebuild
-from retrieval.cli_tables import (
-    Reading,
-    read_items_table,
-    read_tables,
-    reads_tables,
-    teller,
-)
+from retrieval.cli_rebuild import build_index
+from retrieval.cli_tables import Reading, read_tables, reads_tables, teller
 
 if TYPE_CHECKING:
     from retrieval.config import Config
     from retrieval.data import Interactions, Items
+    from retrieval.two_stage import TwoStage
 
 ItemsPath = Annotated[Path, typer.Option("--items", help="Item table: parquet, CSV or JSON lines; a file or a folder.")]
 InteractionsPath = Annotated[Path, typer.Option("--interactions", help="Who took what when; a file or a folder.")]
@@ -92,9 +86,16 @@ def _fit_and_publish(
         recommender = Recommender.of(fitted.model, taken, config, fitted.settings)
         version = save_bundle(out, recommender)
         shutil.rmtree(out / ".checkpoints", ignore_errors=True)  # a later fit must not go on from this one's
-    say(f"published {version}; validation NDCG@10 {fitted.validation_ndcg:.4f}")
+    say(f"published {version}; validation NDCG@10 {fitted.validation_ndcg:.4f}{_verdict(fitted.model)}")
     print(version)
     return version
+
+
+def _verdict(model: TwoStage) -> str:
+    """What became of GPT-2, for a person."""
+    if model.reranker is None:
+        return ""
+    return "; GPT-2 counts" if model.rerank_counts else "; GPT-2 does not count: validation users tell no gain by it"
 
 
 @reads_tables
@@ -184,45 +185,6 @@ def train_reranker(
 
     _, settings, encoder = read_settings(bundle, device=device or "auto")
     _fit_and_publish(table, taken, chosen, bundle, say, quiet=quiet, settings=settings, encoder=encoder)
-
-
-@reads_tables
-def build_index(
-    *,
-    reading: Reading,
-    bundle: Annotated[Path, typer.Argument(help="The bundle to give a new catalogue.")],
-    items: ItemsPath,
-    interactions: Annotated[
-        Path | None, typer.Option("--interactions", help="Newer histories for serving (models are not trained).")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="What was done, as one line of JSON on stdout.")] = False,
-    device: Device = None,
-    quiet: Quiet = False,
-) -> None:
-    """Put a new item table into a bundle: embed what changed, build the indexes, publish the next version.
-
-    Example: tandem build-index bundle --items items.parquet
-    """
-    started = time.monotonic()
-    say = teller(quiet)
-    check_device(device)
-    check_bundle_root(bundle)
-    if interactions is not None:
-        table, taken = read_tables(items, interactions, reading, say)
-    else:
-        table, taken = read_items_table(items, reading, say), None
-    from retrieval.recommend import Recommender
-    from retrieval.storage import save_bundle
-    from retrieval.update import replace_catalogue
-
-    say(f"load {bundle}")
-    recommender = Recommender.load(bundle, device=device or "auto")
-    say(f"index {len(table):,} items")
-    new, based_on = replace_catalogue(recommender, table, taken), Path(str(recommender.facts["directory"]))
-    version = save_bundle(bundle, new, based_on=based_on)
-    say(f"published {version}")
-    reports = (table.report, taken.report if taken else None)
-    show_rebuild(version, recommender, new, reports, seconds=time.monotonic() - started, as_json=as_json)
 
 
 @reads_tables

@@ -218,7 +218,7 @@ def _fit_second_stage(
         with clock.step("train_reranker", "train GPT-2 on the histories"):
             known = held.until(weighing[0].at) if weighing else held.base
             history = train_history_model(draft, known, stopped[0], config, progress=progress)
-            clock.say(f"beside the cross-encoder: {reranker.add_history(history, checks)}")
+            clock.say(f"GPT-2's score: {reranker.add_history(history, checks)}")
     with clock.step("fusion", "fit the final fusion on validation"):
         draft = replace(draft, reranker=reranker)
         return plain, replace(draft, final_fusion=fit_final_fusion(draft, found, worlds, config, base=without))

@@ -187,8 +187,8 @@ def cross_fit(
     holds = np.any(lists.taken, axis=1)
     if holds.sum() < 2:
         raise ValueError(
-            f"cross_fit: expected 2 or more lists that hold their target, got {int(holds.sum())} of {len(holds)}; "
-            "give more validation users or a larger candidate depth"
+            f"fusion: expected 2 or more validation users with something they took among their candidates, got "
+            f"{int(holds.sum())} of {len(holds)}; give more users with 2 or more interactions, or deeper candidates"
         )
     given = None if base is None else base.fusion
     mean, deviation = _moments(lists.context) if given is None else (given.context_mean, given.context_deviation)

@@ -29,7 +29,7 @@ Filters = str | Mapping[str, object] | None
 class _Asked:
     """Whose list is wanted: item rows, oldest first, and how long ago they were taken (see `Queries`).
 
-    ignored: how many ids the catalogue does not know. note: for somebody unknown.
+    ignored: how many ids the catalogue does not know. note: where the list is not by the user's own history.
     """
 
     rows: np.ndarray
@@ -209,7 +209,9 @@ class Recommender:
         """Whose list is wanted: of a history that is given only its order is known, not how long ago it was."""
         if history is not None:
             rows = self.item_ids.to_rows(listed("history", history, "item ids"), unknown="ignore")
-            return _Asked(rows[rows >= 0], ignored=int((rows < 0).sum()))
+            known = user_id is not None and user_id in self.users
+            note = f"by the history given, not by that of user {canonical_id(user_id)!r}" if known and len(rows) else ""
+            return _Asked(rows[rows >= 0], ignored=int((rows < 0).sum()), note=note)
         if user_id is None:
             raise ValueError("recommend: expected a user_id or a history, got neither")
         row = int(self.users.to_rows([user_id], unknown="ignore")[0])

@@ -17,7 +17,8 @@ class Recommendation:
 
     rank: from 1. score: the calibrated probability that the user takes the item next, in (0, 1); for `search` and
     `similar` a cosine. recall_score: stage one's log-odds, up to a constant per user. rerank_score: GPT-2's
-    logit, None where it did not read the item. reasons: the sources that found it, or sentences when explained.
+    logit, None where it did not read the item, as where it does not count. reasons: the sources that found it, or
+    sentences when explained.
     """
 
     item_id: str

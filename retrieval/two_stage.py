@@ -28,7 +28,7 @@ class Ranked:
 
     rows: int64 (n_users, depth), -1 where a user has fewer.
     scores: float32 (n_users, depth), the calibrated score in (0, 1); nan at padding.
-    recall_scores, rerank_scores: float32 (n_users, depth); rerank scores are nan without a reranker.
+    recall_scores, rerank_scores: float32 (n_users, depth); rerank scores are nan where GPT-2 does not count.
     found_by: uint32 (n_users, depth), bit s for source s of `source_names`.
     cold: bool (n_users,), true for users without a history: their list is the popular one.
     """
@@ -88,6 +88,15 @@ class TwoStage:
         """What the fusions and GPT-2 are told of a candidate beside the sources' scores."""
         return details_of(self.catalogue, self.sources)
 
+    @cached_property
+    def rerank_counts(self) -> bool:
+        """Whether GPT-2 has a say in the final order: there is one, and the final fusion, once it was asked about it,
+        did not leave it out."""
+        if self.reranker is None or "rerank_score" not in self.final_fusion.names:
+            return self.reranker is not None
+        place = self.final_fusion.names.index("rerank_score")
+        return bool(self.final_fusion.weights.reshape(-1, len(self.final_fusion.names))[:, place].any())
+
     def rank(self, queries: Queries, *, only: np.ndarray | None = None, depth: int | None = None) -> Ranked:
         """The final lists of these users: of so many candidates as `depth`, by default `depths.rerank`.
 
@@ -145,9 +154,10 @@ class TwoStage:
         return pool.ordered(self._popular_for_cold(queries, pool, scores), depth=depth)
 
     def rerank(self, queries: Queries, candidates: Candidates) -> np.ndarray:
-        """Stage two: GPT-2's logit per candidate, float32 (n_users, depth); nan at padding or without a reranker."""
+        """Stage two: GPT-2's logit per candidate, float32 (n_users, depth); nan at padding, and everywhere where GPT-2
+        does not count: then it is not asked."""
         logits = np.full(candidates.rows.shape, np.nan, dtype=np.float32)
-        if self.reranker is None:
+        if self.reranker is None or not self.rerank_counts:
             return logits
         some = np.any(candidates.rows >= 0, axis=1)  # nobody, where everything is filtered out
         users = [user for user in range(len(queries)) if len(queries.histories[user]) and some[user]]

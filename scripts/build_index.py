@@ -3,10 +3,11 @@
     python scripts/build_index.py bundle --items items.parquet
     python scripts/build_index.py bundle --items items.parquet --interactions interactions.parquet
 
-Prints one JSON line: version, n_items, n_embedded, n_removed, n_users, rejected, seconds. Exit codes: 0 done, 2 bad
-input, 3 damaged bundle or file, 4 resources (disk, memory, another publisher), 130 and 143 for signals; after any of
-these the version that was current before still is. With --interactions the users' histories are replaced too; the
-models are not trained. The options are those of the command:
+Prints one JSON line: version, n_items, n_embedded, n_removed, n_users, n_users_removed, rejected, seconds. Both tables
+take the place of what the bundle has, also the histories; the models are not trained. Where more than half of its items
+or users would go, nothing is published unless --max-removed allows it. Exit codes: 0 done, 2 bad input, 3 damaged
+bundle or file, 4 resources (disk, memory, another publisher), 130 and 143 for signals; after any of these the version
+that was current before still is. The options are those of the command:
 """
 
 from __future__ import annotations

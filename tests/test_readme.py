@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 # These make whole environments or run this very test; what they start is checked below instead.
-ENVIRONMENTS = ("scripts/demo", "scripts/test", "python3 -m venv", ".venv/bin/pip install")
+ENVIRONMENTS = ("scripts/demo", "scripts/test", "python3 -m venv", ". .venv/bin/activate", "pip install")
 
 
 def blocks(kind: str) -> list[str]:
@@ -69,7 +69,7 @@ def test_every_command_of_the_readme_works(newcomer: Path, capsys: pytest.Captur
     assert "Espresso machine with steam wand" in printed
     assert (newcomer / "evaluation.json").is_file()
     assert (newcomer / "report.html").is_file()
-    assert list((newcomer / "lists").glob("*.parquet"))
+    assert list((newcomer / "lists").glob("*/*.parquet"))
 
 
 def test_every_python_block_of_the_readme_runs(newcomer: Path) -> None:

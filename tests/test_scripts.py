@@ -75,10 +75,36 @@ def test_newer_histories_are_served(run, own_bundle, tmp_path):
     newer = tmp_path / "newer.csv"
     newer.write_text("customer,item_id,timestamp\nnewcomer,toy-01,1\nnewcomer,toy-02,2\n")
     arguments = ("--items", items, "--interactions", newer, "--map", "user_id=customer", "--device", "cpu")
-    code, told, _ = run(build_index, own_bundle, *arguments)
-    assert (code, told["n_users"]) == (0, 1)
+    code, told, message = run(build_index, own_bundle, *arguments)
+    assert (code, told) == (2, None)
+    assert "--interactions: expected most of the bundle's 96 users, but 96 are not in it" in message
+    assert "--max-removed 1 " in message
+    code, told, _ = run(build_index, own_bundle, *arguments, "--max-removed", "1")
+    assert (code, told["n_users"], told["n_users_removed"]) == (0, 1, 96)
     served = Recommender.load(own_bundle, device="cpu", precision="float32")
     assert served.recommend("newcomer").item_ids == served.recommend(history=["toy-01", "toy-02"]).item_ids
+
+
+def test_a_table_of_only_what_is_new_does_not_empty_the_bundle(run, own_bundle, tmp_path):
+    """27 of 52 items would go: more than half."""
+    before, items = resolve(own_bundle), write_items(world.item_frame().head(25), tmp_path)
+    code, _, message = run(build_index, own_bundle, "--items", items, "--device", "cpu")
+    assert code == 2
+    assert "--items: expected most of the bundle's 52 items, but 27 are not in it" in message
+    assert message.endswith("give the whole table, or --max-removed 0.52 if they are to go")
+    assert resolve(own_bundle) == before
+    code, told, _ = run(build_index, own_bundle, "--items", items, "--max-removed", "0.52", "--device", "cpu")
+    assert (code, told["n_items"], told["n_removed"]) == (0, 25, 27)
+
+
+def test_a_person_is_told_what_a_rebuild_changed(own_bundle, tmp_path, capsys):
+    frame = world.item_frame()
+    frame.loc[3, "title"] = "a lamp"
+    items = write_items(frame.iloc[:-1], tmp_path)
+    assert tandem(["build-index", str(own_bundle), "--items", str(items), "--device", "cpu"]) == 0
+    out, err = capsys.readouterr()
+    assert out == f"{own_bundle / 'versions' / '000002'}\n"
+    assert "000002: 51 items (1 embedded, 1 removed), 96 users (0 removed)\n" in err
 
 
 def test_refused_rows_are_counted_and_kept(run, own_bundle, tmp_path):

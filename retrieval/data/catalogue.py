@@ -12,7 +12,7 @@ from retrieval.data import arrow
 from retrieval.data.chunks import Chunk
 from retrieval.data.ids import IdEncoder, IdMap
 from retrieval.data.infer import Inferred, infer
-from retrieval.data.rejects import RejectLog, RowFaults
+from retrieval.data.rejects import RejectLog, RowFaults, values_of
 from retrieval.data.values import describe, plain_text, read_texts
 
 OnDuplicate = Literal["error", "first", "last"]
@@ -141,9 +141,11 @@ class CatalogueBuilder:
         if not len(gone):
             return
         files, numbers = self._origins()
+        starts = np.cumsum([0, *(len(rows) for _, rows in self._places)])
         for place, name in zip(gone, self._encoder.to_map(rows[gone]).ids, strict=True):
-            reason = f"{self.id_column} is there more than once; the {kept} row is kept"
-            log.drop(self._places[files[place]][0], int(numbers[place]), reason, {self.id_column: str(name)})
+            reason, part = f"{self.id_column} is there more than once; the {kept} row is kept", files[place]
+            values = values_of(self._parts[part], int(place - starts[part])) if log.path is not None else {}
+            log.drop(self._places[part][0], int(numbers[place]), reason, {self.id_column: str(name), **values})
 
     def _origins(self) -> tuple[np.ndarray, np.ndarray]:
         """Of every row the place of its chunk in `_places`, and its number for a person: int64 (n_rows,) each."""

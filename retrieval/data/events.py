@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 
 from retrieval.data import arrow
+from retrieval.data.rejects import NOT_COUNTING
 from retrieval.data.values import plain_text
 
 DEFAULT_EVENTS: Mapping[str, float] = MappingProxyType({"impression": 0.0, "exposure": 0.0})
@@ -43,7 +44,7 @@ class EventReader:
         for place, name in enumerate(names):
             weight = self._weights.get(name, 1.0 if self._takes_all else None)
             if name and weight is None:
-                faults.append((places == place, f"{name[:40]!r} is not in the event map"))
+                faults.append((places == place, f"{name[:40]!r} {NOT_COUNTING}"))
             elif name:
                 weights[place] = weight
                 codes[place] = self._code(name)

@@ -163,7 +163,7 @@ class InteractionBuilder:
         if n_ones == 0 or n_zeros == 0:
             raise ValueError(
                 f"{source}: expected labels of both kinds, got {n_ones} of 1 and {n_zeros} of 0; if every row is an "
-                "interaction, leave the column unread with the column map label= (an empty name)"
+                "interaction, leave the column unread: --map label= (a column map with an empty name)"
             )
 
     def _keep_used_users(self, arrays: dict[str, np.ndarray]) -> IdMap:

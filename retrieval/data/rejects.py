@@ -9,7 +9,7 @@ Cells that were emptied while their row was kept stand there too, with `"kept": 
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,9 @@ import pyarrow as pa
 
 MAX_VALUE_CHARS = 200
 _N_EXAMPLES = 3
+_FEW_ROWS = 10
+NOT_COUNTING = "is not in the event map"
+"""How the reason ends where an event is not among those that count."""
 
 
 class RowFaults:
@@ -98,7 +101,7 @@ class RejectLog:
         if self.path is not None or len(self._examples) < _N_EXAMPLES:
             faulty = faults.faulty()
             for place, reason in faulty if self.path is not None else faulty[:_N_EXAMPLES]:
-                self._write(file, int(rows[place]), reason, _values(columns, place))
+                self._write(file, int(rows[place]), reason, values_of(columns, place))
         self.counts.update(counts)
         self._stop_if_too_many()
 
@@ -119,6 +122,21 @@ class RejectLog:
         """Takes a row that gave way to another one of its id, as was asked for; it does not count as bad."""
         self._append({"file": file, "row": row, "reason": reason, "values": values})
 
+    def require_most_good(self, source: str, n_read: int) -> None:
+        """Refuse a table most rows of which were refused, as where ids are written otherwise in another table.
+
+        Nobody reads a count in a nightly log; who knows of them says how many are to be expected. Events that do
+        not count are left out as was asked for.
+        """
+        unasked = {reason: number for reason, number in self.counts.items() if not reason.endswith(NOT_COUNTING)}
+        bad, of = sum(unasked.values()), n_read - self.n_rows + sum(unasked.values())
+        if self._max_bad_rows is None and of >= _FEW_ROWS and 2 * bad > of:
+            reasons = ", ".join(f"{number:,} {reason}" for reason, number in Counter(unasked).most_common(_N_EXAMPLES))
+            raise ValueError(
+                f"{source}: expected most rows to be good, got {bad:,} of {of:,} refused ({reasons}): {self.examples}. "
+                f"Mend them, or allow for them: max_bad_rows={self.n_rows} (--max-bad-rows)"
+            )
+
     def _write(self, file: str, row: int, reason: str, values: dict[str, str]) -> None:
         if len(self._examples) < _N_EXAMPLES:
             self._examples.append(f"{file}:{row}: {reason}")
@@ -132,16 +150,16 @@ class RejectLog:
         if self._max_bad_rows is not None and self.n_rows > self._max_bad_rows:
             raise ValueError(
                 f"expected at most {self._max_bad_rows} bad rows, got {self.n_rows} so far: {self.examples}. "
-                "Mend them or raise max_bad_rows"
+                "Mend them or raise max_bad_rows (--max-bad-rows)"
             )
 
 
-def _values(columns: dict[str, pa.Array | list], place: int) -> dict[str, str]:
-    """The cells of one row as text, each cut; missing ones are left out."""
+def values_of(columns: Mapping[str, pa.Array | list], place: int) -> dict[str, str]:
+    """The cells of one row as text, each cut; missing and empty ones are left out."""
     cells = {}
     for name, column in columns.items():
         value = column[place] if isinstance(column, list) else column[place].as_py()
-        if value is not None:
+        if value is not None and value != "":
             cells[name] = str(value[:MAX_VALUE_CHARS] if isinstance(value, str | bytes | list) else value)[
                 :MAX_VALUE_CHARS
             ]

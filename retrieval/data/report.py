@@ -57,5 +57,5 @@ class ReadReport:
         if self.n_replaced:
             lines.append(f"  dropped {self.n_replaced:,} rows with a repeated id")
         if self.rejects is not None and (self.n_rejected or self.emptied or self.n_replaced):
-            lines.append(f"  refused and dropped rows and emptied cells are in {self.rejects}")
+            lines.append(f"  refused rows, those with a repeated id and emptied cells are in {self.rejects}")
         return "\n".join(lines + [f"  warning: {text}" for text in self.warnings])

@@ -44,7 +44,7 @@ def read_items(
         rejects: where to write refused rows (see `rejects.py` for what `row` counts).
         on_duplicate: what to do with a repeated item_id; "last" keeps the last row, in its own place.
         allow_empty: keep items without a letter or digit in title, description, category and brand.
-        max_bad_rows: stop with an error above so many refused rows; None for no limit.
+        max_bad_rows: stop with an error above so many refused rows; None: where most of them are.
 
     Raises:
         FileNotFoundError: nothing to read. ValueError: a file, a column or too many rows are bad, or no item is left.
@@ -140,7 +140,7 @@ def read_interactions(
             weighs 1, impressions 0.
         time_unit: "auto" takes seconds, ISO dates and positions, and refuses milliseconds with a hint.
         unlabelled: what to do with an empty label where the data has labels; "keep" takes it as an interaction.
-        max_bad_rows: stop with an error above so many refused rows; None for no limit.
+        max_bad_rows: stop with an error above so many refused rows; None: where most of them are.
 
     Raises:
         FileNotFoundError: nothing to read. ValueError: a file, a column or too many rows are bad, labels that are all
@@ -191,6 +191,7 @@ def _require_rows(table: str, source: str, n_read: int, log: RejectLog) -> None:
         raise ValueError(f"{source}: expected {table}, got no rows: no {table}")
     if log.n_rows == n_read:
         raise ValueError(f"{source}: no {table} left: all {n_read} rows were refused: {log.examples}")
+    log.require_most_good(source, n_read)
 
 
 def _log(report: ReadReport) -> None:

@@ -52,7 +52,8 @@ class TimeReader:
             example = float(values[too_large][0])
             raise ValueError(
                 f"{where}: expected timestamps in seconds, got {example:.0f}, which is year "
-                f"{1970 + int(example / 31_556_952)}; if these are milliseconds, pass time_unit='milliseconds'"
+                f"{1970 + int(example / 31_556_952)}; if these are milliseconds, pass time_unit='milliseconds' "
+                "(--time-unit milliseconds)"
             )
         faults.append((values < 0, "is negative"))
         if self.unit != "positions":

@@ -143,7 +143,7 @@ def train_next_item(
     if validation is None and passes is None:
         raise ValueError("train_next_item: expected validation or passes, got neither")
     if not any(len(history) >= 2 for history in histories):
-        raise ValueError("train_next_item: no history has 2 or more items; give more interactions")
+        raise ValueError("training: no user has 2 or more interactions with items of the table; give more interactions")
     outside = torch.get_rng_state()  # the caller's random numbers go on as if nothing had been drawn
     torch.manual_seed(training.seed)
     place, rng = resolve_device(device), np.random.default_rng(training.seed)

@@ -41,7 +41,9 @@ def test_rollback_passes_over_what_was_withdrawn(tmp_path: Path) -> None:
     (tmp_path / "versions" / "000002" / "items.txt").write_text("altered")
     rollback(tmp_path)  # 4 replaced 2, which is damaged and had replaced 1
     assert mark_of(tmp_path) == 1
-    with pytest.raises(ValueError, match="expected an intact version before the current one, found none"):
+    with pytest.raises(
+        ValueError, match="an intact version before the current one, found none; .*--to 000002 or 000003 or 000004"
+    ):
         rollback(tmp_path)
 
 

@@ -264,7 +264,7 @@ def test_two_users_are_too_few_and_the_message_says_so(encoder):
     frame = interaction_frame()
     items = make_items()
     alone = make_interactions(items, frame.loc[frame["user_id"] == user_id("toy", 0), :])
-    with pytest.raises(ValueError, match="expected 2 or more lists that hold their target"):
+    with pytest.raises(ValueError, match="expected 2 or more validation users with something they took"):
         fit(items, alone, tiny_config(), encoder=encoder)
 
 

@@ -247,7 +247,7 @@ def test_a_fusion_survives_json(fusion, lists):
 def test_too_few_lists_with_their_target_are_refused():
     lists = make_lists(np.array([1.0]), n_lists=5)
     lists.taken[1:] = False
-    with pytest.raises(ValueError, match="expected 2 or more lists that hold their target, got 1 of 5"):
+    with pytest.raises(ValueError, match=r"expected 2 or more validation users with .* got 1 of 5"):
         fit_fusion(lists, ("a_score",))
 
 

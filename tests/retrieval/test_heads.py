@@ -210,7 +210,7 @@ def test_fixed_passes_are_kept():
 
 
 def test_nothing_to_predict_is_refused():
-    with pytest.raises(ValueError, match="no history has 2 or more items"):
+    with pytest.raises(ValueError, match="no user has 2 or more interactions"):
         train_head([np.array([1])], TEXT_VECTORS, config=CONFIG, training=TRAINING, passes=1, device="cpu")
 
 

@@ -84,6 +84,8 @@ def test_a_history_in_the_call_wins_over_the_stored_one(recommender):
     found = recommender.recommend("toy-fan-00", history=history_of("film", 5), k=10)
     assert found.items == recommender.recommend("film-fan-05", k=10).items
     assert found.user_id == "toy-fan-00"
+    assert found.note == "by the history given, not by that of user 'toy-fan-00'"
+    assert not recommender.recommend("nobody", history=history_of("film", 5), k=10).note
 
 
 def test_unknown_items_of_a_history_are_counted_and_left_out(recommender):

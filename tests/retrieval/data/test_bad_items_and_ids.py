@@ -162,7 +162,7 @@ def test_files_of_a_folder_may_write_ids_in_both_ways_and_warn(tmp_path):
 def test_hostile_ids_are_refused_by_row_and_counted_by_reason(tmp_path):
     bad = ["", " ", "a\x00", "\x1b[1m", "a\u202e", "\u200bb", " 012 ", "x" * 300, True, 1.5]
     rows = [{"user_id": user, "item_id": "i", "timestamp": 1} for user in [*bad, "ok"]]
-    table = read_interactions(jsonl(tmp_path / "x.jsonl", rows), items=None)
+    table = read_interactions(jsonl(tmp_path / "x.jsonl", rows), items=None, max_bad_rows=len(bad))
     assert table.users.ids.tolist() == ["ok"]
     assert table.report.n_rejected == len(bad)
 
@@ -184,7 +184,8 @@ def test_rows_that_gave_way_to_another_of_their_id_are_kept_with_their_reason(tm
     items = items_csv(tmp_path, rows, on_duplicate=choice, rejects=log, max_bad_rows=0)
     kept = [json.loads(line) for line in log.read_text().splitlines()]
     assert [entry["row"] for entry in kept] == gone
-    assert {entry["values"]["item_id"] for entry in kept} == {"a", "b"}
+    texts = {"first": {"a": "new", "b": "Cup"}, "last": {"a": "old", "b": "Mug"}}[choice]
+    assert {entry["values"]["item_id"]: entry["values"]["title"] for entry in kept} == texts
     assert {entry["reason"] for entry in kept} == {f"item_id is there more than once; the {choice} row is kept"}
     assert items.report is not None
     assert "dropped 2 rows with a repeated id" in items.report.summary()

@@ -91,6 +91,24 @@ def test_as_many_bad_rows_as_allowed_pass(tmp_path):
     assert len(interactions_csv(tmp_path, HEADER + "u,a,x\nu,a,1\n", max_bad_rows=1)) == 1
 
 
+def test_a_table_most_of_which_is_refused_is_an_error_unless_so_many_are_expected(tmp_path):
+    """Ids that another table writes otherwise: what is left would be trained on without a word."""
+    rejects, rows = tmp_path / "rejects.jsonl", HEADER + "u,a,1\n" * 4 + "".join(f"u,SKU-{n},2\n" for n in range(6))
+    known = IdMap.of(["a"])
+    with pytest.raises(ValueError, match=r"6 of 10 refused \(6 item_id is not in .*:6: .*max_bad_rows=6 \(--max-bad"):
+        interactions_csv(tmp_path, rows, items=known, rejects=rejects)
+    assert len(rejects.read_text().splitlines()) == 6
+    assert len(interactions_csv(tmp_path, rows, items=known, max_bad_rows=6)) == 1
+    few = HEADER + "u,a,1\n" + "u,b,2\n" * 8  # of nine rows nobody can tell
+    assert len(interactions_csv(tmp_path, few, items=known)) == 1
+
+
+def test_events_that_shall_not_count_are_no_bad_rows(tmp_path):
+    rows = "user_id,item_id,timestamp,event\nu,a,1,buy\n" + "".join(f"u,a,{n},view\n" for n in range(2, 30))
+    table = interactions_csv(tmp_path, rows, events={"buy": 1.0})
+    assert (len(table), table.report.n_rejected) == (1, 28)
+
+
 def test_rejects_file_is_empty_when_all_is_well(tmp_path):
     rejects = tmp_path / "rejects.jsonl"
     interactions_csv(tmp_path, HEADER + "u,a,1\n", rejects=rejects)

@@ -1,0 +1,68 @@
+"""What a rebuild changes in a recommender, told and bounded: a table with only what is new would empty the bundle."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from retrieval.data import Interactions, Items
+from retrieval.recommend import Recommender
+
+
+@dataclass(frozen=True)
+class Changes:
+    """n_items, n_users: what there is now. n_embedded: items that are new or have another text. n_removed,
+    n_users_removed: what there was before and is no more."""
+
+    n_items: int
+    n_embedded: int
+    n_removed: int
+    n_users: int
+    n_users_removed: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.n_items:,} items ({self.n_embedded:,} embedded, {self.n_removed:,} removed), "
+            f"{self.n_users:,} users ({self.n_users_removed:,} removed)"
+        )
+
+
+def changes_of(old: Recommender, new: Recommender) -> Changes:
+    """What is different in the new one."""
+    text_of = dict(zip(old.item_ids.ids, old.model.catalogue.texts, strict=True))
+    pairs = zip(new.item_ids.ids, new.model.catalogue.texts, strict=True)
+    return Changes(
+        n_items=len(new.item_ids),
+        n_embedded=sum(text_of.get(item_id) != text for item_id, text in pairs),
+        n_removed=sum(item_id not in new.item_ids for item_id in old.item_ids.ids),
+        n_users=len(new.users),
+        n_users_removed=sum(user_id not in new.users for user_id in old.users.ids),
+    )
+
+
+def require_kept(
+    recommender: Recommender, items: Items, interactions: Interactions | None, *, max_removed: float
+) -> None:
+    """Refuse tables that leave out more than this share of the recommender's items or users.
+
+    Raises:
+        ValueError: they do; what was left out is counted and named.
+    """
+    pairs = [("items", recommender.item_ids, items.ids)]
+    if interactions is not None:
+        pairs.append(("users", recommender.users, interactions.users))
+    for what, before, now in pairs:
+        gone = [one for one in before.ids if one not in now]
+        if what == "items" and len(gone) == len(before):
+            continue  # another catalogue altogether, of which `replace_catalogue` says so
+        if len(gone) > max_removed * len(before):
+            table = "--items" if what == "items" else "--interactions"
+            raise ValueError(
+                f"{table}: expected most of the bundle's {len(before):,} {what}, but {len(gone):,} are not in it (such "
+                f"as {', '.join(map(repr, gone[:3]))}), and it takes the place of what the bundle has; give the whole "
+                f"table, or --max-removed {_share(len(gone), len(before))} if they are to go"
+            )
+
+
+def _share(part: int, whole: int) -> str:
+    """The least two-digit share that allows it."""
+    return f"{-(-100 * part // whole) / 100:g}"
