@@ -58,6 +58,11 @@ class CrossEncoder:
         if model_name_or_path is not None:
             if (Path(model_name_or_path) / SOFT).is_file():
                 raise ValueError(f"{model_name_or_path}: this reranker reads vectors too; use Reranker.load")
+            if any((Path(model_name_or_path) / name).is_file() for name in ("CURRENT", "manifest.json")):
+                raise ValueError(
+                    f"{model_name_or_path}: expected a model, this is a bundle; its reranker is asked by "
+                    "Recommender.rerank"
+                )
             model, tokenizer = load_classifier(model_name_or_path)
         if model is None or tokenizer is None:
             raise ValueError("expected a model directory with a tokenizer, or both model= and tokenizer=")

@@ -194,7 +194,7 @@ class TrainingRun:
             self.recent = [*self.recent, state][-self.config.average_last :]
         self.say(
             f"step {self.step}/{self.total_steps}  {self.spent:.0f} s  loss {train_loss:.4f}  "
-            f"validation NDCG@10 {found:.4f}{' *' if self.bad == 0 else ''}"
+            f"NDCG@10 of validation lists {found:.4f}{' *' if self.bad == 0 else ''}"
         )
 
     def _ndcg(self) -> float:
@@ -208,7 +208,7 @@ class TrainingRun:
             mean = {k: torch.stack([state[k].float() for state in self.recent]).mean(0) for k in self.recent[0]}
             self.model.load_state_dict(mean)
             found = self._ndcg()
-            self.say(f"average of the last {len(self.recent)}: validation NDCG@10 {found:.4f}")
+            self.say(f"average of the last {len(self.recent)}: NDCG@10 of validation lists {found:.4f}")
             if found >= self.best:
                 self.best, self.best_state, averaged = found, mean, True
         if self.best_state:

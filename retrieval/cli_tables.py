@@ -174,7 +174,7 @@ def _read_items(items: Path, renamed: dict[str, str], reading: Reading, say: Say
         max_bad_rows=reading.max_bad_rows,
     )
     if table.report is not None:
-        say(table.report.summary())
+        say(table.report.summary(warnings=False))  # these were logged
     return table
 
 
@@ -199,7 +199,7 @@ def read_tables(items: Path, interactions: Path, reading: Reading, say: Say) -> 
         max_bad_rows=reading.max_bad_rows,
     )
     if taken.report is not None:
-        say(taken.report.summary())
+        say(taken.report.summary(warnings=False))
     return table, taken
 
 

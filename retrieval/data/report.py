@@ -45,8 +45,11 @@ class ReadReport:
         """Rows refused, over all reasons."""
         return sum(self.rejected.values())
 
-    def summary(self) -> str:
-        """Gives the report as lines for a person, without a final line break."""
+    def summary(self, *, warnings: bool = True) -> str:
+        """Gives the report as lines for a person, without a final line break.
+
+        warnings: also what was logged as such.
+        """
         lines = [f"{self.table}: {self.n_kept:,} of {self.n_read:,} rows kept ({self.source})"]
         lines += [
             f"  refused {count:,}: {reason}" for reason, count in sorted(self.rejected.items(), key=lambda p: -p[1])
@@ -58,4 +61,4 @@ class ReadReport:
             lines.append(f"  dropped {self.n_replaced:,} rows with a repeated id")
         if self.rejects is not None and (self.n_rejected or self.emptied or self.n_replaced):
             lines.append(f"  refused rows, those with a repeated id and emptied cells are in {self.rejects}")
-        return "\n".join(lines + [f"  warning: {text}" for text in self.warnings])
+        return "\n".join(lines + [f"  warning: {text}" for text in self.warnings if warnings])

@@ -42,7 +42,7 @@ def test_rollback_passes_over_what_was_withdrawn(tmp_path: Path) -> None:
     rollback(tmp_path)  # 4 replaced 2, which is damaged and had replaced 1
     assert mark_of(tmp_path) == 1
     with pytest.raises(
-        ValueError, match="an intact version before the current one, found none; .*--to 000002 or 000003 or 000004"
+        ValueError, match=r"an intact version before the current one, found none; .*--to 000002 or 000003 or 000004"
     ):
         rollback(tmp_path)
 

@@ -161,3 +161,9 @@ def test_a_reranker_of_vectors_is_no_cross_encoder(tmp_path: Path) -> None:
     reranker(**SOFT_ONLY, **WORDS_ONLY).save(tmp_path)
     with pytest.raises(ValueError, match=r"this reranker reads vectors too; use Reranker\.load"):
         CrossEncoder(tmp_path, device="cpu")
+
+
+def test_a_bundle_is_not_taken_for_a_model(tmp_path: Path) -> None:
+    (tmp_path / "CURRENT").write_text("000001")
+    with pytest.raises(ValueError, match=r"expected a model, this is a bundle; .* Recommender\.rerank"):
+        CrossEncoder(tmp_path)
