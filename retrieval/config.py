@@ -88,7 +88,8 @@ class ListsConfig:
     sources to those of serving, which saw everybody: on Amazon Scientific GPT-2 adds .0008 to NDCG@10 with two folds,
     .0014 with four.
     moments: with validation by time, so many earlier moments; the sources behind their lists never saw what follows.
-    per_user, max_lists: positions per user, and lists in all, at the most. What GPT-2 adds grows with their number: on
+    per_user, max_lists: positions per user (up to four times as many where users are few), and lists in all, at the
+    most. What GPT-2 adds grows with their number: on
     Amazon Beauty (validation) .0030 of NDCG@10 with 16,000 lists, .0044 with 34,000.
     rounds: where a round of folds gives less than half of max_lists, users are dealt into folds again, up to so many
     times: the same positions, but seen by other sources. On Amazon Scientific (validation) GPT-2 adds -.0003 +- .0006

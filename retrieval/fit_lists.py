@@ -26,6 +26,7 @@ from retrieval.two_stage import TwoStage, trained_vectors_of
 
 MOMENT_SHARE = 0.93
 """An earlier moment has so much of the interactions before the next one."""
+_MORE = 4
 _EMPTY = np.empty(0, dtype=np.int64)
 
 
@@ -60,6 +61,7 @@ def cross_fitted_lists(
     catalogue, rng = draft.catalogue, np.random.default_rng(config.seed)
     n_folds, space = config.lists.folds, draft.trained_vectors
     allowed = could_be_right(histories, catalogue.n_items, new_items=config.lists.new_items)
+    per_user = _positions_per_user(histories, config)
     made: list[RerankList] = []
     for turn in range(config.lists.rounds):
         if turn and 2 * len(made) >= config.lists.max_lists:
@@ -72,7 +74,7 @@ def cross_fitted_lists(
             label = f"round {turn + 1}, fold {number + 1}/{n_folds}" if progress else None
             sources = sources_in_space(catalogue, forget(others, new), settings, config, space=space, label=label)
             users = np.flatnonzero(fold == number)
-            positions = choose_positions(histories, users, per_user=config.lists.per_user, shown=shown, rng=rng)
+            positions = choose_positions(histories, users, per_user=per_user, shown=shown, rng=rng)
             positions = positions_among(positions, new)
             made += _lists(sources, positions, allowed, draft, config, rng, label, n_parts=n_folds)
     rng.shuffle(made)  # pyright: ignore[reportArgumentType]
@@ -140,6 +142,16 @@ def rolling_lists(
     return made
 
 
+def _positions_per_user(histories: list[np.ndarray], config: Config) -> int:
+    """`config.lists.per_user`, or up to _MORE times as many where so few users would give too few lists.
+
+    About half of the positions give one: a target of the others is not found.
+    """
+    n_users = sum(len(history) > 1 for history in histories)
+    wanted = -(-2 * config.lists.max_lists // max(1, n_users))
+    return min(max(config.lists.per_user, wanted), _MORE * config.lists.per_user)
+
+
 def _lists(
     sources: tuple[Source, ...],
     positions: list[Position],
@@ -154,7 +166,7 @@ def _lists(
     """The lists of one of n_parts folds or moments: of so many positions that enough of them give one."""
     limit = 3 * config.lists.max_lists // n_parts
     if len(positions) > limit:
-        positions = [positions[i] for i in np.sort(rng.choice(len(positions), limit, replace=False))]
+        positions = [positions[i] for i in rng.choice(len(positions), limit, replace=False)]  # in no order of users
     return make_lists(
         draft.catalogue,
         sources,
