@@ -86,12 +86,12 @@ def _fit_and_publish(
         recommender = Recommender.of(fitted.model, taken, config, fitted.settings)
         version = save_bundle(out, recommender)
         shutil.rmtree(out / ".checkpoints", ignore_errors=True)  # a later fit must not go on from this one's
-    say(f"published {version}; validation NDCG@10 {fitted.validation_ndcg:.4f}{_verdict(fitted.model)}")
+    say(f"published {version}; validation NDCG@10 {fitted.validation_ndcg:.4f}{verdict(fitted.model)}")
     print(version)
     return version
 
 
-def _verdict(model: TwoStage) -> str:
+def verdict(model: TwoStage) -> str:
     """What became of GPT-2, for a person."""
     if model.reranker is None:
         return ""

@@ -43,6 +43,27 @@ def test_the_options_reach_the_readers(tables: tuple[Path, Path], tmp_path: Path
     assert "unheard" in (tmp_path / "refused" / "interactions.rejects.jsonl").read_text(encoding="utf-8")
 
 
+def test_milliseconds_are_read_where_the_option_that_the_error_names_says_so(tmp_path: Path) -> None:
+    items, interactions = tmp_path / "items.csv", tmp_path / "interactions.csv"
+    items.write_text("item_id,title\n1,Cup\n")
+    interactions.write_text("user_id,item_id,timestamp\nanna,1,1700000000000\n")
+    with pytest.raises(ValueError, match="--time-unit milliseconds"):
+        read_tables(items, interactions, Reading(), lambda line: None)
+    taken = read_tables(items, interactions, Reading(time_unit="milliseconds"), lambda line: None)[1]
+    assert taken.times.tolist() == [1.7e9]
+
+
+def test_a_warning_is_logged_and_not_said_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    items, interactions = tmp_path / "items.csv", tmp_path / "interactions.csv"
+    items.write_text("item_id,title\n1,Cup\n")
+    interactions.write_text("user_id,item_id,timestamp,colour\nanna,1,2026-01-03,red\n")
+    said: list[str] = []
+    read_tables(items, interactions, Reading(), said.append)
+    assert "columns that are not read: colour" in caplog.text
+    assert "colour" not in "".join(said)
+    assert any("1 of 1 rows kept" in line for line in said)
+
+
 def test_a_map_is_a_name_that_a_table_has_and_a_column() -> None:
     both = ("items", "interactions")
     assert column_map(["user_id=customer", "items.title=name"], *both) == {"user_id": "customer", "items.title": "name"}
@@ -157,7 +178,7 @@ def test_an_event_needs_a_number() -> None:
 def test_every_reading_verb_has_the_options(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([verb, "--help"]) == 0
     printed = capsys.readouterr().out
-    for option in ("--map", "--event", "--encoding", "--on-duplicate", "--allow-empty", "--rejects", "--max-bad-rows"):
+    for option in ("--map", "--event", "--encoding", "--on-duplicate", "--rejects", "--max-bad-rows", "--time-unit"):
         assert option in printed
 
 

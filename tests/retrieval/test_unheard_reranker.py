@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from retrieval.cli_train import verdict
 from retrieval.fusion import Fusion
 from retrieval.two_stage import TwoStage
 
@@ -58,3 +59,10 @@ def test_a_list_tells_whether_gpt_2_read_it(recommender, weight):
     served = replace(recommender, model=weighed(recommender.model, weight))
     items = served.recommend("toy-fan-01", k=3)
     assert [item.rerank_score is not None for item in items] == [weight > 0] * 3
+
+
+def test_a_fit_says_whether_gpt_2_counts(recommender):
+    model = recommender.model
+    assert verdict(replace(model, reranker=None)) == ""
+    assert verdict(weighed(model, 0.5)) == "; GPT-2 counts"
+    assert verdict(weighed(model, 0.0)) == "; GPT-2 does not count: validation users tell no gain by it"
