@@ -183,17 +183,13 @@ def _finished_before(out: Path, run: dict[str, Any], plan: Plan, say: Say) -> di
 
 def _refuse_change(place: Path, what: str, before: dict[str, Any], now: dict[str, Any]) -> None:
     changed = [name for name in now if before.get(name) != now[name]]
+    told = ", ".join(f"{name} {_short(before.get(name))} -> {_short(now[name])}" for name in changed)
+    if changed == ["bundle"]:
+        cure = "name another --out, as one per night, or --restart to replace them"
+        raise ValueError(f"{place}: holds {what} of another version of the bundle ({told}); {cure}")
     if changed:
-        if changed == ["bundle"]:
-            raise ValueError(
-                f"{place}: holds {what} of another version of the bundle ({_short(before.get('bundle'))}, now it is "
-                f"{_short(now['bundle'])}); name another --out, as one per night, or --restart to replace them"
-            )
-        told = ", ".join(f"{name} {_short(before.get(name))} -> {_short(now[name])}" for name in changed)
-        raise ValueError(
-            f"{place}: holds {what} made with other options ({told}); "
-            "give the old ones again, name another --out, or --restart to throw it away"
-        )
+        cure = "give the old ones again, name another --out, or --restart to throw it away"
+        raise ValueError(f"{place}: holds {what} made with other options ({told}); {cure}")
 
 
 def _short(value: object) -> str:
