@@ -179,7 +179,7 @@ def test_another_bundle_or_other_users_are_refused(recommender, users, tmp_path)
         score(recommender, users[:40], tmp_path / "lists")
     save_bundle(tmp_path / "bundle", recommender)
     other = Recommender.load(tmp_path / "bundle", device="cpu", precision="float32")
-    with pytest.raises(ValueError, match=r"other options \(bundle '"):
+    with pytest.raises(ValueError, match=r"finished lists of another version of the bundle \(bundle '"):
         score(other, users, tmp_path / "lists")
 
 
