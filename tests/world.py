@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import pandas as pd
 from retrieval.config import Config, config_from, merge_values
 from retrieval.data import IdMap, Interactions, Items
 from retrieval.encoder.text_encoder import TextEncoder
+from retrieval.two_stage import TwoStage
 from tests.tiny import tiny_sentence_transformer
 
 TOPICS = {
@@ -159,3 +160,13 @@ def as_toml(values: Mapping[str, Any]) -> str:
     for name, section in sections.items():
         lines += ["", f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in section.items())]
     return "\n".join(lines) + "\n"
+
+
+def heard(model: TwoStage, weight: float = 0.05) -> TwoStage:
+    """The model with this weight for what GPT-2 says, in every context."""
+    fusion = model.final_fusion
+    assert fusion.names[-1] == "rerank_score"
+    weights = fusion.weights.reshape(-1, len(fusion.names)).copy()
+    weights[:, -1] = 0
+    weights[0, -1] = weight
+    return replace(model, final_fusion=replace(fusion, weights=weights.ravel()))

@@ -195,7 +195,9 @@ def test_a_new_catalogue_goes_on_with_no_run_until_it_is_published(recommender, 
         score(larger, users, tmp_path / "lists")
     save_bundle(tmp_path / "bundle", larger)
     published = Recommender.load(tmp_path / "bundle", device="cpu", precision="float32")
-    with pytest.raises(ValueError, match=r"an unfinished run of another version of the bundle \(bundle '.*one per night, or --restart"):
+    with pytest.raises(
+        ValueError, match=r"an unfinished run of another version of the bundle \(bundle '.*one per night, or --restart"
+    ):
         score(published, users, tmp_path / "lists")
 
 

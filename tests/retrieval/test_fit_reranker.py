@@ -13,7 +13,7 @@ from retrieval.fit import Fitted, fit, refit
 from retrieval.held_out import hold_out
 from retrieval.histories import histories_of
 from retrieval.two_stage import trained_vectors_of
-from tests.world import tiny_config
+from tests.world import heard, tiny_config
 
 QUICK = {"head_training": {"max_passes": 1}, "lists": {"max_lists": 32}}
 
@@ -26,7 +26,7 @@ def test_a_history_model_counts_where_it_finds_what_the_cross_encoder_does_not(
     items, interactions, encoder, monkeypatch
 ):
     monkeypatch.setattr("rerank.reranker.fit_blend", lambda *_: Blend(0.6, 0.5, 0.5))  # whatever so few lists say
-    model = fit_with(items, interactions, encoder).model
+    model = heard(fit_with(items, interactions, encoder).model, 0.5)
     assert model.reranker is not None
     assert model.reranker.history is not None
     tokens = fit_reranker.item_tokens(model.catalogue, model.trained_vectors, slice(None))

@@ -9,37 +9,27 @@ import pytest
 
 from retrieval.cli_train import verdict
 from retrieval.fusion import Fusion
-from retrieval.two_stage import TwoStage
-
-
-def weighed(model: TwoStage, weight: float) -> TwoStage:
-    """The model with this weight for what GPT-2 says, for every context."""
-    fusion = model.final_fusion
-    assert fusion.names[-1] == "rerank_score"
-    weights = fusion.weights.reshape(-1, len(fusion.names)).copy()
-    weights[:, -1] = 0
-    weights[0, -1] = weight
-    return replace(model, final_fusion=replace(fusion, weights=weights.ravel()))
+from tests.world import heard
 
 
 def test_gpt_2_is_asked_only_where_it_counts(recommender, monkeypatch):
     model = recommender.model
     queries = model.catalogue.queries(recommender.histories[:5], keep_seen=False)
-    heard, unheard = weighed(model, 0.5), weighed(model, 0.0)
-    assert (heard.rerank_counts, unheard.rerank_counts) == (True, False)
-    assert np.isfinite(heard.rank(queries).rerank_scores).any()
-    expected = heard.rank(queries)
+    loud, silent = heard(model, 0.5), heard(model, 0.0)
+    assert (loud.rerank_counts, silent.rerank_counts) == (True, False)
+    assert np.isfinite(loud.rank(queries).rerank_scores).any()
+    expected = loud.rank(queries)
     asked = []
     monkeypatch.setattr(type(model.reranker), "score_many", lambda self, inputs: asked.append(inputs))
-    found = unheard.rank(queries)
+    found = silent.rank(queries)
     assert not asked
     assert np.isnan(found.rerank_scores).all()
     # What it would have said changes nothing.
     monkeypatch.undo()
-    candidates = unheard.recall(queries)
-    logits = heard.rerank(queries, candidates)
+    candidates = silent.recall(queries)
+    logits = loud.rerank(queries, candidates)
     np.testing.assert_array_equal(
-        unheard.fuse(queries, candidates, logits), unheard.fuse(queries, candidates, np.full_like(logits, np.nan))
+        silent.fuse(queries, candidates, logits), silent.fuse(queries, candidates, np.full_like(logits, np.nan))
     )
     assert not np.array_equal(found.scores, expected.scores)
 
@@ -56,7 +46,7 @@ def test_a_reranker_that_no_fusion_was_asked_about_is_heard(recommender):
 
 @pytest.mark.parametrize("weight", [0.0, 0.5])
 def test_a_list_tells_whether_gpt_2_read_it(recommender, weight):
-    served = replace(recommender, model=weighed(recommender.model, weight))
+    served = replace(recommender, model=heard(recommender.model, weight))
     items = served.recommend("toy-fan-01", k=3)
     assert [item.rerank_score is not None for item in items] == [weight > 0] * 3
 
@@ -64,5 +54,5 @@ def test_a_list_tells_whether_gpt_2_read_it(recommender, weight):
 def test_a_fit_says_whether_gpt_2_counts(recommender):
     model = recommender.model
     assert verdict(replace(model, reranker=None)) == ""
-    assert verdict(weighed(model, 0.5)) == "; GPT-2 counts"
-    assert verdict(weighed(model, 0.0)) == "; GPT-2 does not count: validation users tell no gain by it"
+    assert verdict(heard(model, 0.5)) == "; GPT-2 counts"
+    assert verdict(heard(model, 0.0)) == "; GPT-2 does not count: validation users tell no gain by it"
