@@ -23,6 +23,7 @@ _TEXT = {"item_template": "{title} ({year}). {category}. {description}"}
 _SETTINGS = {
     "text": _TEXT,
     "head_training": {"learning_rate": 2e-3, "max_passes": 12.0},
+    "lists": {"max_lists": 16_000},
 }
 
 
