@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 from indexes.errors import DamagedArtefact, Locked
@@ -197,18 +197,16 @@ def rollback(root: Path | str, *, to: str | None = None) -> Path:
                 raise ValueError(f"to: expected one of {sorted(versions)}, got {to!r}")
             verify_directory(versions[to])
             return _point(root, versions[to])
-        for version in [versions[name] for name in _older(root, versions) if name in versions]:
+        older = _older(root, versions)
+        for version in [versions[name] for name in older if name in versions]:
             try:
                 verify_directory(version)
             except DamagedArtefact:
                 continue
             return _point(root, version)
-    current = set[str]()
-    with suppress(FileNotFoundError, DamagedArtefact):
-        current = {resolve(root).name}
-    newer = sorted(set(versions) - current - set(_older(root, versions)))
+    newer = sorted(set(versions) - {_current_name(root)} - set(older))
     found = f"but {min(versions)} is the only one" if len(versions) == 1 else "found none; publish again"
-    if newer and current:
+    if newer:
         found = f"found none; name a newer one (--to {' or '.join(newer)}), or publish again"
     raise ValueError(f"{root}: expected an intact version before the current one, {found}")
 

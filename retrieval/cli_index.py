@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from retrieval.cli_config import Quiet
 from retrieval.cli_tables import teller
 from retrieval.terminal import printable, render_json
 
@@ -43,7 +44,7 @@ def move(
     ] = None,
     kind: Annotated[str, typer.Option("--kind", help="Of the collections: auto, flat (exact) or hnsw.")] = "auto",
     as_json: Json = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Move the indexes of a bundle to another family, to Milvus or back; it becomes the bundle's next version.
 

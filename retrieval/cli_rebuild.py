@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from retrieval.cli_checks import check_bundle_root, check_device
-from retrieval.cli_config import Device
+from retrieval.cli_config import Device, Quiet
 from retrieval.cli_tables import Reading, read_items_table, read_tables, reads_tables, teller
 
 
@@ -38,7 +38,7 @@ def build_index(
     ] = 0.5,
     as_json: Annotated[bool, typer.Option("--json", help="What was done, as one line of JSON on stdout.")] = False,
     device: Device = None,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Put a new item table into a bundle: embed what changed, build the indexes, publish the next version.
 

@@ -10,6 +10,7 @@ import typer
 
 from retrieval import cli_show
 from retrieval.cli_checks import check_bundle_there, check_device, check_list, check_readable
+from retrieval.cli_config import Quiet
 from retrieval.cli_tables import column_map, map_of, teller
 
 if TYPE_CHECKING:
@@ -153,7 +154,7 @@ def batch(
     rejects: Annotated[Path | None, typer.Option("--rejects", help="File for refused rows (JSON lines).")] = None,
     max_bad_rows: Annotated[int | None, typer.Option("--max-bad-rows", min=0, help="Stop above so many.")] = None,
     as_json: Json = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    quiet: Quiet = False,
     device: Device = "auto",
     precision: Precision = "auto",
 ) -> None:

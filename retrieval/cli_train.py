@@ -17,6 +17,7 @@ from retrieval.cli_config import (
     ConfigPath,
     Device,
     KeepSeen,
+    Quiet,
     Seed,
     Sets,
     budgeted,
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 ItemsPath = Annotated[Path, typer.Option("--items", help="Item table: parquet, CSV or JSON lines; a file or a folder.")]
 InteractionsPath = Annotated[Path, typer.Option("--interactions", help="Who took what when; a file or a folder.")]
 OutPath = Annotated[Path, typer.Option("--out", help="The bundle: a directory that keeps versions, made if missing.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
 
 
 def register(app: typer.Typer) -> None:

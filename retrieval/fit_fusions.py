@@ -128,7 +128,7 @@ def _fitted(
     scores = base.bare.scores[: len(lists), : lists.rows.shape[1]]
     bare = cross_fit(lists, names, base=replace(base.bare, scores=scores), seed=config.seed)
     # Where nothing counts beside the base both give the same lists; and what these are too few for, the base's told.
-    beside = bare.fusion.weights.reshape(-1, len(names))[:, len(base.bare.fusion.names) :]
+    beside = bare.fusion.by_feature[:, len(base.bare.fusion.names) :]
     own = choose_head_start(bare.fusion, lists.only(has_new)) if beside.any() else None
     return FittedFusion(bare, own or base.start)
 

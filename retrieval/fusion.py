@@ -105,6 +105,11 @@ class Fusion:
     figures: dict[str, dict[str, float]]
 
     @property
+    def by_feature(self) -> np.ndarray:
+        """The weights, a column per feature: float64 (1 + n_contexts, n_features)."""
+        return self.weights.reshape(-1, len(self.names))
+
+    @property
     def contributions(self) -> dict[str, float]:
         """What each part adds: validation NDCG@10 lost when its features are silenced."""
         return {part: self.figures["fused"]["fitted"] - value for part, value in self.figures["without"].items()}
@@ -275,7 +280,7 @@ def _joined(base: Fusion | None, weights: np.ndarray) -> np.ndarray:
     if base is None:
         return weights
     n_blocks = 1 + len(base.context_mean)
-    own = (1 + weights[0]) * base.weights.reshape(n_blocks, -1)
+    own = (1 + weights[0]) * base.by_feature
     return np.concatenate([own, weights[1:].reshape(n_blocks, -1)], axis=1).ravel()
 
 

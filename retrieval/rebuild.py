@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from retrieval.data import Interactions, Items
+from retrieval.data import IdMap, Interactions, Items
 from retrieval.recommend import Recommender
 
 
@@ -33,9 +33,9 @@ def changes_of(old: Recommender, new: Recommender) -> Changes:
     return Changes(
         n_items=len(new.item_ids),
         n_embedded=sum(text_of.get(item_id) != text for item_id, text in pairs),
-        n_removed=sum(item_id not in new.item_ids for item_id in old.item_ids.ids),
+        n_removed=len(_gone(old.item_ids, new.item_ids)),
         n_users=len(new.users),
-        n_users_removed=sum(user_id not in new.users for user_id in old.users.ids),
+        n_users_removed=len(_gone(old.users, new.users)),
     )
 
 
@@ -51,16 +51,21 @@ def require_kept(
     if interactions is not None:
         pairs.append(("users", recommender.users, interactions.users))
     for what, before, now in pairs:
-        gone = [one for one in before.ids if one not in now]
+        gone = _gone(before, now)
         if what == "items" and len(gone) == len(before):
             continue  # another catalogue altogether, of which `replace_catalogue` says so
-        if len(gone) > max_removed * len(before):
+        if gone and len(gone) / len(before) > max_removed:  # as a share: .29 * 100 is below 29
             table = "--items" if what == "items" else "--interactions"
             raise ValueError(
                 f"{table}: expected most of the bundle's {len(before):,} {what}, but {len(gone):,} are not in it (such "
                 f"as {', '.join(map(repr, gone[:3]))}), and it takes the place of what the bundle has; give the whole "
                 f"table, or --max-removed {_share(len(gone), len(before))} if they are to go"
             )
+
+
+def _gone(before: IdMap, now: IdMap) -> list[str]:
+    """The ids that are no more, in their order."""
+    return before.ids[now.to_rows(before.ids, unknown="ignore") < 0].tolist()
 
 
 def _share(part: int, whole: int) -> str:

@@ -208,10 +208,11 @@ class Recommender:
     def _asked(self, user_id: str | None, history: Sequence[str] | None) -> _Asked:
         """Whose list is wanted: of a history that is given only its order is known, not how long ago it was."""
         if history is not None:
-            rows = self.item_ids.to_rows(listed("history", history, "item ids"), unknown="ignore")
+            asked = self.item_ids.to_rows(listed("history", history, "item ids"), unknown="ignore")
+            rows = asked[asked >= 0]
             known = user_id is not None and user_id in self.users
             note = f"by the history given, not by that of user {canonical_id(user_id)!r}" if known and len(rows) else ""
-            return _Asked(rows[rows >= 0], ignored=int((rows < 0).sum()), note=note)
+            return _Asked(rows, ignored=len(asked) - len(rows), note=note)
         if user_id is None:
             raise ValueError("recommend: expected a user_id or a history, got neither")
         row = int(self.users.to_rows([user_id], unknown="ignore")[0])

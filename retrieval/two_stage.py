@@ -94,8 +94,7 @@ class TwoStage:
         did not leave it out."""
         if self.reranker is None or "rerank_score" not in self.final_fusion.names:
             return self.reranker is not None
-        place = self.final_fusion.names.index("rerank_score")
-        return bool(self.final_fusion.weights.reshape(-1, len(self.final_fusion.names))[:, place].any())
+        return bool(self.final_fusion.by_feature[:, self.final_fusion.names.index("rerank_score")].any())
 
     def rank(self, queries: Queries, *, only: np.ndarray | None = None, depth: int | None = None) -> Ranked:
         """The final lists of these users: of so many candidates as `depth`, by default `depths.rerank`.

@@ -145,7 +145,8 @@ class CatalogueBuilder:
         for place, name in zip(gone, self._encoder.to_map(rows[gone]).ids, strict=True):
             reason, part = f"{self.id_column} is there more than once; the {kept} row is kept", files[place]
             values = values_of(self._parts[part], int(place - starts[part])) if log.path is not None else {}
-            log.drop(self._places[part][0], int(numbers[place]), reason, {self.id_column: str(name), **values})
+            said = {column: value for column, value in values.items() if value}  # a text that a file lacks is empty
+            log.drop(self._places[part][0], int(numbers[place]), reason, {self.id_column: str(name), **said})
 
     def _origins(self) -> tuple[np.ndarray, np.ndarray]:
         """Of every row the place of its chunk in `_places`, and its number for a person: int64 (n_rows,) each."""

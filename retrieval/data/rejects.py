@@ -18,6 +18,7 @@ import pyarrow as pa
 MAX_VALUE_CHARS = 200
 _N_EXAMPLES = 3
 _FEW_ROWS = 10
+"""Of fewer rows nobody can tell whether most are bad."""
 NOT_COUNTING = "is not in the event map"
 """How the reason ends where an event is not among those that count."""
 
@@ -155,11 +156,11 @@ class RejectLog:
 
 
 def values_of(columns: Mapping[str, pa.Array | list], place: int) -> dict[str, str]:
-    """The cells of one row as text, each cut; missing and empty ones are left out."""
+    """The cells of one row as text, each cut; missing ones are left out."""
     cells = {}
     for name, column in columns.items():
         value = column[place] if isinstance(column, list) else column[place].as_py()
-        if value is not None and value != "":
+        if value is not None:
             cells[name] = str(value[:MAX_VALUE_CHARS] if isinstance(value, str | bytes | list) else value)[
                 :MAX_VALUE_CHARS
             ]

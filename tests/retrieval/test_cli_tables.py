@@ -178,7 +178,8 @@ def test_an_event_needs_a_number() -> None:
 def test_every_reading_verb_has_the_options(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([verb, "--help"]) == 0
     printed = capsys.readouterr().out
-    for option in ("--map", "--event", "--encoding", "--on-duplicate", "--rejects", "--max-bad-rows", "--time-unit"):
+    rows = ("--on-duplicate", "--allow-empty", "--rejects", "--max-bad-rows")
+    for option in ("--map", "--event", "--encoding", "--time-unit", *rows):
         assert option in printed
 
 

@@ -86,6 +86,8 @@ def test_a_history_in_the_call_wins_over_the_stored_one(recommender):
     assert found.user_id == "toy-fan-00"
     assert found.note == "by the history given, not by that of user 'toy-fan-00'"
     assert not recommender.recommend("nobody", history=history_of("film", 5), k=10).note
+    unknown = recommender.recommend("toy-fan-00", history=["no such item"], k=10)
+    assert unknown.note == "no usable history of user 'toy-fan-00': the most popular items"
 
 
 def test_unknown_items_of_a_history_are_counted_and_left_out(recommender):

@@ -103,6 +103,14 @@ def test_a_table_most_of_which_is_refused_is_an_error_unless_so_many_are_expecte
     assert len(interactions_csv(tmp_path, few, items=known)) == 1
 
 
+def test_an_empty_cell_of_a_refused_row_is_kept_as_it_was(tmp_path):
+    file, rejects = tmp_path / "x.jsonl", tmp_path / "rejects.jsonl"
+    rows = [{"user_id": "", "item_id": "a", "timestamp": 1}, {"user_id": "u", "item_id": "a", "timestamp": 1}]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    read_interactions(file, items=None, rejects=rejects)
+    assert json.loads(rejects.read_text())["values"]["user_id"] == ""
+
+
 def test_events_that_shall_not_count_are_no_bad_rows(tmp_path):
     rows = "user_id,item_id,timestamp,event\nu,a,1,buy\n" + "".join(f"u,a,{n},view\n" for n in range(2, 30))
     table = interactions_csv(tmp_path, rows, events={"buy": 1.0})
