@@ -164,9 +164,8 @@ def _lists(
     n_parts: int,
 ) -> list[RerankList]:
     """The lists of one of n_parts folds or moments: of so many positions that enough of them give one."""
-    limit = 3 * config.lists.max_lists // n_parts
-    if len(positions) > limit:
-        positions = [positions[i] for i in rng.choice(len(positions), limit, replace=False)]  # in no order of users
+    # In no order of users, as the last ones are left out where there are more than are wanted.
+    positions = [positions[i] for i in rng.permutation(len(positions))[: 3 * config.lists.max_lists // n_parts]]
     return make_lists(
         draft.catalogue,
         sources,
