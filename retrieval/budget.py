@@ -23,6 +23,7 @@ _HEAD_INTERACTIONS, _HEAD_ITEMS = 60_000, 4_400
 _USABLE = 0.9
 _HEAD_SHARE, _HISTORY_SHARE, _VALIDATION_SHARE = 0.4, 0.15, 0.15  # of the time; the reranker's lists have the rest
 _FEW_FOLDS, _FEW_MOMENTS = 2, 4
+_TRAININGS_BY_TIME = 3  # of GPT-2 (see `ByTime`)
 _ENOUGH_PASSES = 10  # of the head; only then is it trained for more than _FEW_FOLDS folds
 _FEW_INTERACTIONS = 100_000  # of more, one round of folds gives lists enough
 _MIN_LISTS, _MIN_VALIDATION, _MIN_PASSES = 500, 500, 2
@@ -64,7 +65,8 @@ def within_budget(
     max_passes = float(min(_MAX_PASSES, max(_MIN_PASSES, round(head_s / pass_s))))
     history_s = usable_s * _HISTORY_SHARE if config.use_reranker and config.use_history_model else 0.0
     rest_s = max(0.0, usable_s - (n_parts + 1) * head_s - history_s)
-    max_lists, epochs = _lists_and_epochs(rest_s * (1 - _VALIDATION_SHARE), n_interactions)
+    n_trainings = _TRAININGS_BY_TIME if lists.by_time else 1
+    max_lists, epochs = _lists_and_epochs(rest_s * (1 - _VALIDATION_SHARE) / n_trainings, n_interactions)
     # Each validation user is recalled twice (recall fusion, final fusion) and scored about twice.
     per_user_s = 2 / MAKE_LISTS_PER_S + 2 / SCORE_LISTS_PER_S
     users = round(max(usable_s * _VALIDATION_SHARE / 2, rest_s * _VALIDATION_SHARE) / per_user_s)
@@ -76,7 +78,7 @@ def within_budget(
         head_training=replace(
             config.head_training, max_passes=max_passes, max_seconds=head_s / speed, min_passes=_MIN_PASSES
         ),
-        history_training=replace(config.history_training, max_seconds=history_s / speed),
+        history_training=replace(config.history_training, max_seconds=history_s / n_trainings / speed),
     )
 
 

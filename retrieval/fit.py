@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +23,8 @@ from retrieval.encoder.finetune import wants_finetuning
 from retrieval.encoder.text_encoder import TextEncoder
 from retrieval.encoder.train import TrainedHead
 from retrieval.fit_fusions import fit_final_fusion, fit_plain_fusion, fit_recall_fusion, recall_worlds
-from retrieval.fit_lists import Moment, cross_fitted_lists, earlier_moments, rolling_lists
-from retrieval.fit_reranker import stopping_lists, train_history_model, train_on_lists
+from retrieval.fit_lists import cross_fitted_lists
+from retrieval.fit_reranker import ByTime, Teacher
 from retrieval.fit_steps import (
     catalogue_of,
     finetuned,
@@ -34,7 +35,8 @@ from retrieval.fit_steps import (
     world_with_new_items,
 )
 from retrieval.held_out import HeldOut, held_out_of, stopping_users
-from retrieval.histories import Shown, histories_of, items_by_time, shown_of
+from retrieval.histories import histories_of, items_by_time, shown_of
+from retrieval.moments import Moment, earlier_moments
 from retrieval.new_items import World, could_be_right
 from retrieval.source_choice import choose_settings
 from retrieval.sources import Source
@@ -102,7 +104,7 @@ def fit(
         catalogue = catalogue_of(items, encoder, config, progress=progress)
     found = _fit_recall(catalogue, held, config, settings, clock, progress)
     draft, settings, head = found.model, found.settings, found.head
-    plain, full = _fit_second_stage(found, held, shown_of(interactions), config, clock, progress, checkpoints)
+    plain, full = _fit_second_stage(found, held, interactions, config, clock, progress, checkpoints)
     with clock.step("refit", "fit head and sources again on all interactions"):
         sources = _sources_again(draft, interactions, settings, config, progress=progress)
     model, without = _with_sources(full, sources, known=held.base), replace(plain, sources=sources)
@@ -132,14 +134,6 @@ class _Recall:
     moments: list[Moment]
     settings: SourceSettings
     head: TrainedHead
-
-    @property
-    def moments_for_rerank(self) -> tuple[list[Moment], list[Moment]]:
-        """The newest of the moments, which weighs GPT-2 beside validation, and the others, which it learns from.
-
-        What is true of one moment need not be so at another, and few users come back after any.
-        """
-        return (self.moments[:1], self.moments[1:]) if len(self.moments) > 1 else ([], self.moments)
 
 
 def _fit_recall(
@@ -182,46 +176,49 @@ def _fit_recall(
 def _fit_second_stage(
     recall: _Recall,
     held: HeldOut,
-    shown: list[Shown] | None,
+    interactions: Interactions,
     config: Config,
     clock: Clock,
     progress: bool,
     checkpoints: Path | None,
 ) -> tuple[TwoStage, TwoStage]:
     """The best model without GPT-2; and with it, which learns to correct recall's score from lists of the past."""
-    draft = recall.model
+    draft, moments = recall.model, recall.moments
     stop = stopping_users(recall.worlds[0].validation, share=config.lists.stop_share, seed=config.seed)
     stopped, left = zip(*(world.parted(stop) for world in recall.worlds), strict=True)
-    weighing, learning = recall.moments_for_rerank
-    worlds = [*left, *(moment.world for moment in weighing)]
+    # What is true of one moment need not be so at another, and few users come back after any: by time two weigh GPT-2.
+    n_earlier = 1 if len(moments) > 1 else 0
+    worlds = [*left, *(moment.world for moment in moments[:n_earlier])]
     # What GPT-2 learns from, or is stopped by, cannot tell what GPT-2 is worth, but it can weigh everything else.
-    told = [*(moment.world for moment in learning), *stopped]
+    told = [*(moment.world for moment in moments[n_earlier:]), *stopped]
     with clock.step("fusion", "fit the fusion without GPT-2 on validation"):
-        found = recall_worlds(draft, worlds)
-        without = fit_plain_fusion(draft, [*found, *recall_worlds(draft, told)], [*worlds, *told], config)
+        found = [recall_worlds(draft, [world]) for world in worlds]
+        without = fit_plain_fusion(draft, [*chain(*found), *recall_worlds(draft, told)], [*worlds, *told], config)
         plain = replace(draft, final_fusion=without.fusion)
     if not config.use_reranker:
         return plain, plain
-    with clock.step("lists", "make the reranker's training lists"):
-        if held.earlier is None:
+    teacher = Teacher(draft, stopped[0], config, clock, progress, checkpoints)
+    by_time = None
+    if held.moment is None:
+        with clock.step("lists", "make the reranker's training lists"):
+            shown = shown_of(interactions)
             lists = cross_fitted_lists(held.base, shown, draft, recall.settings, config, progress=progress)
-        else:  # none, where times are so coarse that there is no earlier moment
-            lists = rolling_lists(learning, draft, config, progress=progress)
-    with clock.step("train_reranker", f"train the reranker on {len(lists):,} lists"):
-        checks = stopping_lists(draft, stopped[0], config)
-        reranker = train_on_lists(draft, lists, checks, config, progress=progress, checkpoints=checkpoints)
-    if reranker is None:
+        rerankers = [teacher.train(lists, held.base)] * len(worlds)
+    else:
+        by_time = ByTime([Moment(held.moment, recall.worlds[0]), *moments], interactions, teacher)
+        rerankers = [by_time.at(number) for number in range(len(worlds))]
+    reranker = rerankers[0]
+    if reranker is None:  # by time, where times are so coarse that there is no earlier moment
         clock.say("no list to learn from: the fusion without GPT-2 stands")
         return plain, plain
-    # A reranker that reads words alone is also asked without vectors, and a history model reads nothing else.
-    if config.use_history_model and reranker.config.vector_dim:
-        with clock.step("train_reranker", "train GPT-2 on the histories"):
-            known = held.until(weighing[0].at) if weighing else held.base
-            history = train_history_model(draft, known, stopped[0], config, progress=progress)
-            clock.say(f"GPT-2's score: {reranker.add_history(history, checks)}")
     with clock.step("fusion", "fit the final fusion on validation"):
-        draft = replace(draft, reranker=reranker)
-        return plain, replace(draft, final_fusion=fit_final_fusion(draft, found, worlds, config, base=without))
+        beside = [(one, gpt2) for parts, gpt2 in zip(found, rerankers, strict=True) if gpt2 for one in parts]
+        weighing = [world for world, gpt2 in zip(worlds, rerankers, strict=True) if gpt2]
+        fusion = fit_final_fusion(draft, beside, weighing, config, base=without)
+    full = replace(draft, reranker=reranker, final_fusion=fusion)
+    if by_time is not None and full.rerank_counts:
+        full = replace(full, reranker=by_time.now() or reranker)
+    return plain, full
 
 
 def refit(fitted: Fitted, interactions: Interactions, config: Config, *, progress: bool = False) -> TwoStage:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from rerank import Reranker
 from retrieval.candidates import Candidates, feature_names, gather_candidates
 from retrieval.catalogue import Catalogue
 from retrieval.config import Config
@@ -77,6 +78,11 @@ class Recalled:
     queries: Queries
     candidates: Candidates
 
+    def features(self, reranker: Reranker) -> np.ndarray:
+        """Everything the final fusion reads of the candidates, with this reranker's logit."""
+        model = replace(self.model, reranker=reranker)
+        return model.final_features(self.candidates, model.rerank(self.queries, self.candidates))
+
 
 def recall_worlds(model: TwoStage, worlds: Sequence[World]) -> list[Recalled]:
     """Stage one for the validation users of all worlds, in batches and in order."""
@@ -97,17 +103,20 @@ def fit_plain_fusion(model: TwoStage, found: list[Recalled], worlds: Sequence[Wo
 
 
 def fit_final_fusion(
-    model: TwoStage, found: list[Recalled], worlds: Sequence[World], config: Config, *, base: FittedFusion
+    model: TwoStage,
+    found: Sequence[tuple[Recalled, Reranker]],
+    worlds: Sequence[World],
+    config: Config,
+    *,
+    base: FittedFusion,
 ) -> Fusion:
-    """The fusion of everything, with the logit of the model's reranker.
+    """The fusion of everything, with GPT-2's logit.
 
-    base: the one without it, whose first lists are these (see `cross_fit`).
+    Args:
+        model: whose features these are. found: each with a GPT-2 that learned nothing of what is wanted of it.
+        base: the one without it, whose first lists are these (see `cross_fit`).
     """
-    parts = []
-    for one in found:
-        tried = replace(one.model, reranker=model.reranker)
-        logits = tried.rerank(one.queries, one.candidates)
-        parts.append((tried.final_features(one.candidates, logits), one.candidates.rows))
+    parts = [(one.features(gpt2), one.candidates.rows) for one, gpt2 in found]
     return _fitted(parts, worlds, final_feature_names(model, reranked=True), config, base=base).fusion
 
 

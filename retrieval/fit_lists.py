@@ -1,45 +1,24 @@
 """The reranker's training lists: each made by sources that were fitted without what the list asks for.
 
 Where everybody's newest item is held out, users are dealt into folds, and the sources behind a fold's lists never saw
-its users. Where a moment parts what is held out, earlier moments do so again (a rolling origin, Tashman 2000): the
-sources saw everybody until then, and the lists ask for all that users took later.
+its users. Where a moment parts what is held out, earlier moments do so again: see `retrieval.moments`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import numpy as np
 
-from retrieval.catalogue import Catalogue
 from retrieval.config import Config
-from retrieval.data import Interactions, moment_at, time_split
 from retrieval.fit_steps import sources_in_space
-from retrieval.held_out import asked_after
-from retrieval.histories import Shown, histories_of, items_by_time, shown_of, taken_after
-from retrieval.new_items import World, choose_new, could_be_right, forget, positions_among
-from retrieval.rerank_lists import Position, RerankList, choose_positions, make_lists, positions_at_moment
+from retrieval.histories import Shown
+from retrieval.new_items import choose_new, could_be_right, forget, positions_among
+from retrieval.rerank_lists import Position, RerankList, choose_positions, make_lists
 from retrieval.sources import Source
 from retrieval.stage_one import SourceSettings
 from retrieval.two_stage import TwoStage, trained_vectors_of
 
-MOMENT_SHARE = 0.93
-"""An earlier moment has so much of the interactions before the next one."""
 _MORE = 4
 _EMPTY = np.empty(0, dtype=np.int64)
-
-
-@dataclass(frozen=True)
-class Moment:
-    """An earlier moment: sources that saw everybody until then, and all that users took later.
-
-    at: when, in the unit of the times. world: the same for the fusions. positions: the same for the lists.
-    """
-
-    at: float
-    world: World
-    positions: list[Position]
 
 
 def cross_fitted_lists(
@@ -76,68 +55,7 @@ def cross_fitted_lists(
             users = np.flatnonzero(fold == number)
             positions = choose_positions(histories, users, per_user=per_user, shown=shown, rng=rng)
             positions = positions_among(positions, new)
-            made += _lists(sources, positions, allowed, draft, config, rng, label, n_parts=n_folds)
-    rng.shuffle(made)  # pyright: ignore[reportArgumentType]
-    return made
-
-
-def earlier_moments(
-    catalogue: Catalogue,
-    interactions: Interactions,
-    settings: SourceSettings,
-    config: Config,
-    *,
-    space: np.ndarray,
-    progress: bool = False,
-) -> list[Moment]:
-    """At most `config.lists.moments` of them, newest first, each with MOMENT_SHARE of what the one after it had.
-
-    They ask for all that users took until what is held out, not only until the next moment: users come back so seldom
-    that otherwise few lists are left. On MovieLens-1M's newest tenth, by a fusion that learned from four earlier
-    moments, recall@100 is .348 where these ask until the next one, .371 where they ask for all that follows.
-    No item is made new to their sources: enough of them are, to what saw nothing later.
-
-    Args:
-        interactions: without what is held out. space: see `train_recall_head`.
-    """
-    whole, n_moments, found = interactions, config.lists.moments, []
-    allowed = could_be_right(histories_of(interactions), catalogue.n_items, new_items=config.lists.new_items)
-    for number in range(n_moments):
-        moment = moment_at(interactions, MOMENT_SHARE)
-        try:
-            parts = time_split(whole, at=moment)
-        except ValueError:  # Days or months as times: no moment has something before it any more.
-            break
-        interactions = parts.train
-        histories = histories_of(interactions)
-        followed = taken_after(parts, histories, keep_seen=config.keep_seen)
-        asked = asked_after(
-            followed,
-            max_users=-(-config.lists.validation_users // n_moments),
-            keep_seen=config.keep_seen,
-            seed=config.seed + number,
-        )
-        positions = positions_at_moment(followed, shown_of(interactions))
-        if not positions:
-            break
-        label = f"moment {number + 1}/{n_moments}" if progress else None
-        by_time = items_by_time(interactions)
-        sources = sources_in_space(catalogue, histories, settings, config, space=space, by_time=by_time, label=label)
-        found.append(Moment(moment, World(sources, asked, allowed, has_new=True), positions))
-    return found
-
-
-def rolling_lists(
-    moments: Sequence[Moment], draft: TwoStage, config: Config, *, progress: bool = False
-) -> list[RerankList]:
-    """Lists at earlier moments; draft: see `cross_fitted_lists`."""
-    rng = np.random.default_rng(config.seed)
-    made: list[RerankList] = []
-    for number, moment in enumerate(moments):
-        label = f"moment {number + 1}/{len(moments)}" if progress else None
-        world = moment.world
-        parts = len(moments)
-        made += _lists(world.sources, moment.positions, world.allowed, draft, config, rng, label, n_parts=parts)
+            made += lists_at(sources, positions, allowed, draft, config, rng, label, n_parts=n_folds)
     rng.shuffle(made)  # pyright: ignore[reportArgumentType]
     return made
 
@@ -152,7 +70,7 @@ def _positions_per_user(histories: list[np.ndarray], config: Config) -> int:
     return min(max(config.lists.per_user, wanted), _MORE * config.lists.per_user)
 
 
-def _lists(
+def lists_at(
     sources: tuple[Source, ...],
     positions: list[Position],
     allowed: np.ndarray,

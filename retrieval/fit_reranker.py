@@ -1,24 +1,97 @@
-"""Stage two from its lists: the cross-encoder, and the history model beside it."""
+"""Stage two from its lists: the cross-encoder, and the history model beside it; by time at several moments."""
 
 from __future__ import annotations
 
 import logging
 import sys
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from rerank import HistoryModel, Reranker, train_reranker
+from retrieval.clock import Clock
 from retrieval.config import Config
+from retrieval.data import Interactions, time_split
 from retrieval.encoder.train import train_next_item
 from retrieval.fit_fusions import validation_queries
+from retrieval.held_out import without_later
+from retrieval.histories import histories_of
+from retrieval.moments import Moment, rolling_lists
 from retrieval.new_items import World
 from retrieval.rerank_lists import LazyLists, RerankList, list_of
 from retrieval.stage_one import CHOOSING_USERS, in_batches, sub_queries
 from retrieval.two_stage import TwoStage, batch_size, final_feature_names, item_tokens
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """What every training of GPT-2 in one fit has in common.
+
+    model: stage one, whose correction is learned. stop: the validation users who stop a training.
+    checkpoints: a directory; an interrupted training goes on from there.
+    """
+
+    model: TwoStage
+    stop: World
+    config: Config
+    clock: Clock
+    progress: bool = False
+    checkpoints: Path | None = None
+
+    @cached_property
+    def checks(self) -> LazyLists:
+        """The lists of `stop`."""
+        return stopping_lists(self.model, self.stop, self.config)
+
+    def train(self, lists: list[RerankList], histories: list[np.ndarray], *, purpose: str = "") -> Reranker | None:
+        """GPT-2 from these lists and, as a history model, from these histories; None without a list to learn from.
+
+        purpose: which of several trainings it is, one word.
+        """
+        config, clock = self.config, self.clock
+        with clock.step("train_reranker", f"train the reranker on {len(lists):,} lists{purpose and f' ({purpose})'}"):
+            place = self.checkpoints / purpose if self.checkpoints else None
+            reranker = train_on_lists(self.model, lists, self.checks, config, progress=self.progress, checkpoints=place)
+        # A reranker that reads words alone is also asked without vectors, and a history model reads nothing else.
+        if reranker is not None and config.use_history_model and reranker.config.vector_dim:
+            with clock.step("train_reranker", f"train GPT-2 on the histories{purpose and f' ({purpose})'}"):
+                history = train_history_model(self.model, histories, self.stop, config, progress=self.progress)
+                clock.say(f"GPT-2's score: {reranker.add_history(history, self.checks)}")
+        return reranker
+
+
+@dataclass(frozen=True)
+class ByTime:
+    """GPT-2 as it could have been at any of these moments, and as it can be now: of what users take it forgets soon.
+
+    moments: newest first, validation's before the earlier ones. interactions: all that may be learned from.
+    """
+
+    moments: Sequence[Moment]
+    interactions: Interactions
+    teacher: Teacher
+
+    def at(self, number: int) -> Reranker | None:
+        """What it would have said at one of the moments: it saw nothing of what was taken from then on."""
+        until = time_split(self.interactions, at=self.moments[number].at).train
+        return self._learned(self.moments[number + 1 :], until, f"moment-{number}")
+
+    def now(self) -> Reranker | None:
+        """For serving: of everything, except what those took later who stop its training."""
+        stop = self.teacher.stop.validation.users
+        known = without_later(self.interactions, stop, self.moments[0].at)
+        return self._learned(self.moments, known, "serving")
+
+    def _learned(self, moments: Sequence[Moment], known: Interactions, purpose: str) -> Reranker | None:
+        teacher = self.teacher
+        with teacher.clock.step("lists", f"make the reranker's training lists ({purpose})"):
+            lists = rolling_lists(moments, known, teacher.model, teacher.config, progress=teacher.progress)
+        return teacher.train(lists, histories_of(known), purpose=purpose)
 
 
 def stopping_lists(model: TwoStage, stop: World, config: Config) -> LazyLists:

@@ -26,7 +26,8 @@ class HeldOut:
 
     base: int64 rows per user, oldest first. validation: one item after each history, for whatever is chosen by single
     items. asked: the same users with all that they took. by_time: the items of base in the order they were taken (see
-    `items_by_time`), and earlier: the table of base, where the moment is what parts them; None where it is not.
+    `items_by_time`), earlier: the table of base, and moment: what parts them, in the unit of the times; None where no
+    moment does.
     """
 
     base: list[np.ndarray]
@@ -34,12 +35,7 @@ class HeldOut:
     asked: Validation
     by_time: np.ndarray | None = None
     earlier: Interactions | None = field(default=None, repr=False)
-
-    def until(self, moment: float) -> list[np.ndarray]:
-        """The histories as they were at an earlier moment, where the moment is what parts them."""
-        if self.earlier is None:
-            raise ValueError("until: expected interactions held out by time")
-        return histories_of(time_split(self.earlier, at=moment).train)
+    moment: float | None = None
 
 
 def held_out_of(interactions: Interactions, config: Config) -> HeldOut:
@@ -95,7 +91,7 @@ def hold_out_later(interactions: Interactions, *, max_users: int, keep_seen: boo
             "give more interactions, or hold out everybody's newest item (lists.validation=last)"
         )
     validation = asked.single(_TARGETS_PER_USER, seed=seed).slice(max_users, seed)
-    return HeldOut(base, validation, asked, items_by_time(parts.train), parts.train)
+    return HeldOut(base, validation, asked, items_by_time(parts.train), parts.train, parts.moment)
 
 
 def asked_after(followed: Sequence[Followed], *, max_users: int, keep_seen: bool, seed: int) -> Validation:
@@ -104,6 +100,14 @@ def asked_after(followed: Sequence[Followed], *, max_users: int, keep_seen: bool
     away = np.array([one.away for one in followed], dtype=np.float32)
     asked = Validation([one.history for one in followed], [one.taken for one in followed], keep_seen, users, away)
     return asked.slice(max_users, seed)
+
+
+def without_later(interactions: Interactions, users: np.ndarray, moment: float) -> Interactions:
+    """The table without what these users (rows) took, or were shown, from the moment on."""
+    shown = interactions.negatives
+    later = np.isin(interactions.user_rows, users) & (interactions.times >= moment)
+    shown_later = np.isin(shown.user_rows, users) & (shown.times >= moment)
+    return interactions.take(~later, negatives=shown.take(~shown_later))
 
 
 def stopping_users(validation: Validation, *, share: float, seed: int) -> np.ndarray:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from retrieval import fit_lists, fit_steps
+from retrieval import fit_steps
 from retrieval.candidates import feature_names, gather_candidates
 from retrieval.data import IdMap, Impressions, Interactions, time_split
 from retrieval.encoder.steps import later_items, pad_histories
@@ -18,6 +18,7 @@ from retrieval.fit import fit
 from retrieval.fusion import FusionLists
 from retrieval.held_out import held_out_of, hold_out_later, stopping_users
 from retrieval.histories import histories_of, items_by_time, shown_of, taken_after
+from retrieval.moments import MOMENT_SHARE, earlier_moments, positions_since, rolling_lists
 from retrieval.new_items import World
 from retrieval.recommend import Recommender
 from retrieval.rerank_lists import positions_at_moment
@@ -160,6 +161,31 @@ def test_a_position_at_a_moment_asks_for_all_that_follows():
     assert again.targets.tolist() == [3, 38, 39]
 
 
+def test_whoever_takes_something_after_a_moment_has_a_position_at_a_later_one():
+    """User 0 was there before and comes back twice; 1 comes back once; 2 comes only after the moment."""
+    taken = [(0, 1, 10.0), (1, 2, 11.0), (0, 3, 100.0), (2, 4, 110.0), (2, 5, 120.0), (2, 6, 130.0), (1, 7, 140.0)]
+    found = positions_since(table(*taken, (0, 8, 150.0), (0, 1, 160.0)), MOMENT, keep_seen=False)
+    asked = [(position.history.tolist(), position.targets.tolist()) for position in found]
+    assert asked == [
+        ([1], [3, 8]),  # at the moment; what they had seen is not asked for
+        ([2], [7]),
+        ([1, 3], [8]),  # after user 0 took something, and 1 nothing new
+        ([4], [5, 6]),
+        ([4, 5], [6]),
+    ]
+    spans = [(MOMENT - 10, MOMENT - 10), (MOMENT - 11, MOMENT - 10), (10, 100), (10, 110), (10, 120)]
+    away = [np.log1p(10_000 * since / span) for since, span in spans]
+    np.testing.assert_allclose([position.away for position in found], away, rtol=1e-6)
+    assert positions_since(table(*taken), 150.0, keep_seen=False) == []
+
+
+def test_a_position_after_a_moment_knows_what_was_shown_until_then():
+    shown = Impressions.of(np.array([0, 0, 0]), np.array([9, 10, 3]), np.array([5.0, 115.0, 6.0]))
+    taken = [(0, 1, 10.0), (0, 3, 110.0), (0, 8, 120.0)]
+    found = positions_since(table(*taken, negatives=shown), MOMENT, keep_seen=False)
+    assert [(position.targets.tolist(), position.shown.tolist()) for position in found] == [([3, 8], [9]), ([8], [9, 10])]
+
+
 @pytest.fixture(scope="module")
 def by_time(items, interactions, encoder) -> Recommender:
     config = tiny_config(lists={"validation": "time", "max_lists": 48})
@@ -174,8 +200,8 @@ def test_coarse_times_have_fewer_moments(interactions, by_time):
     times = (interactions.times >= np.quantile(interactions.times, 0.8)).astype(np.float64)
     coarse = replace(interactions, times=times)
     config, model = tiny_config(lists={"validation": "time"}), by_time.model
-    moments = fit_lists.earlier_moments(model.catalogue, coarse, by_time.settings, config, space=model.trained_vectors)
-    assert [len(moment.positions) > 0 for moment in moments] == [True]
+    moments = earlier_moments(model.catalogue, coarse, by_time.settings, config, space=model.trained_vectors)
+    assert [len(moment.world.validation) > 0 for moment in moments] == [True]
     with pytest.raises(ValueError, match="before and after"):
         time_split(time_split(coarse).train)
 
@@ -200,13 +226,13 @@ def test_a_moment_asks_for_all_that_follows_which_its_sources_never_saw(interact
     real_sources = fit_steps.sources_on
     monkeypatch.setattr(fit_steps, "sources_on", watched)
     config, model = tiny_config(lists={"validation": "time"}), by_time.model
-    moments = fit_lists.earlier_moments(
+    moments = earlier_moments(
         model.catalogue, interactions, by_time.settings, config, space=model.trained_vectors
     )
     assert len(moments) == len(asked) == config.lists.moments
     ends = [len(interactions), *(len(order) for _, order in asked)]
     assert all(after < before for before, after in pairwise(ends))
-    assert ends[1] <= fit_lists.MOMENT_SHARE * len(interactions)
+    assert ends[1] <= MOMENT_SHARE * len(interactions)
     clock = np.append(np.sort(interactions.times), np.inf)
     for number, (histories, order) in enumerate(asked):
         start = clock[ends[number + 1]]
@@ -220,13 +246,11 @@ def test_a_moment_asks_for_all_that_follows_which_its_sources_never_saw(interact
             later = set(whole[user][interactions.times[own] >= start].tolist()) - set(history.tolist())
             follows.setdefault(tuple(history.tolist()), []).append(later)
         validation = moments[number].world.validation
-        asked_for = [(p.history, p.targets) for p in moments[number].positions]
-        asked_for += list(zip(validation.histories, validation.taken, strict=True))
-        assert len(asked_for) > len(validation) > 0
-        for history, targets in asked_for:
+        assert len(validation)
+        for history, targets in zip(validation.histories, validation.taken, strict=True):
             assert len(targets)
             assert set(targets.tolist()) in follows[tuple(history.tolist())]
-    lists = fit_lists.rolling_lists(moments, model, config)
+    lists = rolling_lists(moments, interactions, model, config)
     assert lists
     assert all(item.labels.sum() > 0 for item in lists)
 

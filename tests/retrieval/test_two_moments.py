@@ -1,4 +1,4 @@
-"""By time GPT-2 is weighed at two moments: validation's, and an earlier one, of which it has seen nothing."""
+"""By time GPT-2 is weighed at two moments, by trainings that saw nothing of what followed; the one that serves saw all."""
 
 from __future__ import annotations
 
@@ -8,61 +8,81 @@ import numpy as np
 import pytest
 
 from retrieval import fit as fitting
-from retrieval.data import moment_at, time_split
+from retrieval import fit_reranker
+from retrieval.data import IdMap, Impressions, Interactions, moment_at, time_split
 from retrieval.fit import fit
-from retrieval.fit_lists import MOMENT_SHARE
-from retrieval.held_out import held_out_of
+from retrieval.held_out import held_out_of, stopping_users, without_later
 from retrieval.histories import histories_of
+from retrieval.moments import MOMENT_SHARE
 from tests.world import tiny_config
 
 
-def watched(monkeypatch, *names: str) -> dict[str, tuple[Any, ...]]:
-    """What these functions of a fit are called with."""
-    seen: dict[str, tuple[Any, ...]] = {}
+def watched(monkeypatch, module, *names: str) -> dict[str, list[tuple[Any, ...]]]:
+    """What these functions of a fit are called with, each time."""
+    seen: dict[str, list[tuple[Any, ...]]] = {name: [] for name in names}
 
     def watch(name: str):
-        real = getattr(fitting, name)
+        real = getattr(module, name)
 
         def call(*arguments, **options):
-            seen[name] = arguments
+            seen[name].append(arguments)
             return real(*arguments, **options)
 
         return call
 
     for name in names:
-        monkeypatch.setattr(fitting, name, watch(name))
+        monkeypatch.setattr(module, name, watch(name))
     return seen
 
 
+def as_lists(histories) -> list[list[int]]:
+    return [history.tolist() for history in histories]
+
+
 @pytest.mark.parametrize("n_moments", [1, 3])
-def test_what_weighs_gpt_2_taught_it_nothing(items, interactions, encoder, monkeypatch, n_moments):
-    seen = watched(monkeypatch, "earlier_moments", "rolling_lists", "train_history_model", "fit_final_fusion")
+@pytest.mark.parametrize("counts", [True, False])
+def test_what_weighs_gpt_2_taught_it_nothing(items, interactions, encoder, monkeypatch, n_moments, counts):
+    seen = watched(monkeypatch, fit_reranker, "rolling_lists", "train_history_model")
+    seen |= watched(monkeypatch, fitting, "fit_final_fusion")
+    monkeypatch.setattr("retrieval.two_stage.TwoStage.rerank_counts", property(lambda self: counts))
     config = tiny_config(lists={"validation": "time", "max_lists": 48, "moments": n_moments})
-    assert fit(items, interactions, config, encoder=encoder).model.reranker is not None
-    base = time_split(interactions).train
-    learning, (_, read, stop, _) = seen["rolling_lists"][0], seen["train_history_model"]
-    model, found, worlds, _ = seen["fit_final_fusion"]
-    newest = moment_at(base, MOMENT_SHARE)
-    known = base
-    if n_moments == 1:  # The only one is what the lists are made of.
-        assert [moment.at for moment in learning] == [newest]
-        assert len(worlds) == 1
-    else:
-        assert len(learning) == n_moments - 1
-        assert all(moment.at < newest for moment in learning)
-        known = time_split(base, at=newest).train
-        real, earlier = worlds
-        assert not {id(world) for world in worlds} & {id(moment.world) for moment in learning}
-        for user, history in zip(earlier.validation.users, earlier.validation.histories, strict=True):
-            assert history.tolist() == histories_of(known)[user].tolist()
-        assert not np.isin(real.validation.users, stop.validation.users).any()
-        # Each world is asked with sources of its own time.
-        assert {id(one.model.sources) for one in found} == {id(world.sources) for world in worlds}
-    assert [history.tolist() for history in read] == [history.tolist() for history in histories_of(known)]
-    assert model.reranker is not None
+    said: list[str] = []
+    assert fit(items, interactions, config, encoder=encoder, say=said.append).model.reranker is not None
+
+    held = held_out_of(interactions, config)
+    newest = moment_at(time_split(interactions).train, MOMENT_SHARE)
+    (_, found, worlds, _), *_ = seen["fit_final_fusion"]
+    stop = seen["train_history_model"][0][2].validation.users
+    assert not np.isin(worlds[0].validation.users, stop).any()
+    # One after the other: weighed at validation, weighed at the moment before, and for serving, if it counts at all.
+    weighed = [held.moment, newest][: 1 if n_moments == 1 else 2]
+    until = [time_split(interactions, at=moment).train for moment in weighed]
+    until += [without_later(interactions, stop, held.moment)] * counts
+    assert len(seen["rolling_lists"]) == len(seen["train_history_model"]) == len(until)
+    for known, (learning, asked, *_), (_, read, *_) in zip(
+        until, seen["rolling_lists"], seen["train_history_model"], strict=True
+    ):
+        assert as_lists(histories_of(asked)) == as_lists(read) == as_lists(histories_of(known))
+        assert all(moment.at < asked.times.max() for moment in learning)
+    n_learning = [n_moments, n_moments - 1][: len(weighed)] + [n_moments + 1] * counts
+    assert [len(learning) for learning, *_ in seen["rolling_lists"]] == n_learning
+    # Each world is asked with sources of its own time, and by a GPT-2 of its own.
+    assert len(worlds) == len(weighed)
+    assert {id(one.model.sources) for one, _ in found} == {id(world.sources) for world in worlds}
+    assert len({id(gpt2) for _, gpt2 in found}) == len(worlds)
+    assert any("(serving)" in line for line in said) == counts
 
 
-def test_an_earlier_moment_is_one_of_data_with_a_clock(interactions):
-    held = held_out_of(interactions, tiny_config(lists={"validation": "last"}))
-    with pytest.raises(ValueError, match="by time"):
-        held.until(1.0)
+def test_stopping_users_keep_what_they_had_and_were_shown_before():
+    ids = IdMap.of(["a", "b"]), IdMap.of([f"i{row}" for row in range(9)])
+    shown = Impressions.of(np.array([0, 0, 1]), np.array([6, 7, 8]), np.array([1.0, 5.0, 5.0]))
+    rows = np.array([0, 0, 1, 1]), np.array([1, 2, 3, 4]), np.array([1.0, 5.0, 1.0, 5.0])
+    left = without_later(Interactions.of(*ids, *rows, negatives=shown), np.array([0]), 5.0)
+    assert as_lists(histories_of(left)) == [[1], [3, 4]]
+    assert left.negatives.item_rows.tolist() == [6, 8]
+
+
+def test_users_who_stop_are_some_of_those_asked(interactions):
+    held = held_out_of(interactions, tiny_config(lists={"validation": "time"}))
+    stop = stopping_users(held.asked, share=0.25, seed=0)
+    assert 0 < len(stop) < len(held.asked.users)
