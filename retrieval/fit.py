@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rerank import Reranker
 from retrieval.catalogue import Catalogue
 from retrieval.clock import Clock, Say
 from retrieval.config import Config
@@ -35,7 +36,7 @@ from retrieval.fit_steps import (
     world_with_new_items,
 )
 from retrieval.held_out import HeldOut, held_out_of, stopping_users
-from retrieval.histories import histories_of, items_by_time, shown_of
+from retrieval.histories import Shown, histories_of, items_by_time, shown_of
 from retrieval.moments import Moment, earlier_moments
 from retrieval.new_items import World, could_be_right
 from retrieval.source_choice import choose_settings
@@ -200,10 +201,7 @@ def _fit_second_stage(
     teacher = Teacher(draft, stopped[0], config, clock, progress, checkpoints)
     by_time = None
     if held.moment is None:
-        with clock.step("lists", "make the reranker's training lists"):
-            shown = shown_of(interactions)
-            lists = cross_fitted_lists(held.base, shown, draft, recall.settings, config, progress=progress)
-        rerankers = [teacher.train(lists, held.base)] * len(worlds)
+        rerankers = [_by_folds(recall, held, shown_of(interactions), teacher)] * len(worlds)
     else:
         by_time = ByTime([Moment(held.moment, recall.worlds[0]), *moments], interactions, teacher)
         rerankers = [by_time.at(number) for number in range(len(worlds))]
@@ -219,6 +217,14 @@ def _fit_second_stage(
     if by_time is not None and full.rerank_counts:
         full = replace(full, reranker=by_time.now() or reranker)
     return plain, full
+
+
+def _by_folds(recall: _Recall, held: HeldOut, shown: list[Shown] | None, teacher: Teacher) -> Reranker | None:
+    """GPT-2 from lists of everybody's earlier positions; all of validation is later."""
+    config, progress = teacher.config, teacher.progress
+    with teacher.clock.step("lists", "make the reranker's training lists"):
+        lists = cross_fitted_lists(held.base, shown, recall.model, recall.settings, config, progress=progress)
+    return teacher.train(lists, held.base)
 
 
 def refit(fitted: Fitted, interactions: Interactions, config: Config, *, progress: bool = False) -> TwoStage:

@@ -183,7 +183,10 @@ def test_a_position_after_a_moment_knows_what_was_shown_until_then():
     shown = Impressions.of(np.array([0, 0, 0]), np.array([9, 10, 3]), np.array([5.0, 115.0, 6.0]))
     taken = [(0, 1, 10.0), (0, 3, 110.0), (0, 8, 120.0)]
     found = positions_since(table(*taken, negatives=shown), MOMENT, keep_seen=False)
-    assert [(position.targets.tolist(), position.shown.tolist()) for position in found] == [([3, 8], [9]), ([8], [9, 10])]
+    assert [(position.targets.tolist(), position.shown.tolist()) for position in found] == [
+        ([3, 8], [9]),
+        ([8], [9, 10]),
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -226,9 +229,7 @@ def test_a_moment_asks_for_all_that_follows_which_its_sources_never_saw(interact
     real_sources = fit_steps.sources_on
     monkeypatch.setattr(fit_steps, "sources_on", watched)
     config, model = tiny_config(lists={"validation": "time"}), by_time.model
-    moments = earlier_moments(
-        model.catalogue, interactions, by_time.settings, config, space=model.trained_vectors
-    )
+    moments = earlier_moments(model.catalogue, interactions, by_time.settings, config, space=model.trained_vectors)
     assert len(moments) == len(asked) == config.lists.moments
     ends = [len(interactions), *(len(order) for _, order in asked)]
     assert all(after < before for before, after in pairwise(ends))

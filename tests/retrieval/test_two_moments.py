@@ -1,4 +1,4 @@
-"""By time GPT-2 is weighed at two moments, by trainings that saw nothing of what followed; the one that serves saw all."""
+"""By time GPT-2 is weighed at two moments, by trainings that saw nothing of what follows; another one serves."""
 
 from __future__ import annotations
 
