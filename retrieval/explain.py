@@ -9,6 +9,7 @@ from retrieval.sources import ContentSource, ItemItemSource, PopularSource, Rece
 
 # Below this cosine two texts share little that a person would see.
 _ALIKE = 0.35
+# A weaker link is chance: of two items that very many take, somebody takes both.
 _TOGETHER = 1e-3
 _POPULAR = 20
 
@@ -32,11 +33,7 @@ def explain_item(
     untaken = np.zeros(catalogue.n_items, dtype=bool) if popular is None else popular.untaken
     for source in sources:
         if isinstance(source, ItemItemSource) and source.name == "neighbours" and len(recent):
-            alike = catalogue.text_vectors[recent] @ catalogue.text_vectors[row]
-            # What is left without the texts' share is co-occurrence; only that was really taken together.
-            weights = np.asarray(source.matrix[recent, row].todense()).ravel() - source.text_weight * np.maximum(
-                alike, 0
-            )
+            weights = np.asarray(source.learned[recent, row].todense()).ravel()
             if weights.max(initial=0) > _TOGETHER:
                 best = recent[int(weights.argmax())]
                 # The links of an item that nobody took are borrowed (`retrieval.lending`).

@@ -28,7 +28,6 @@ from retrieval.sources import (
     Source,
 )
 from retrieval.sources.item_items import (
-    content_matrix,
     cosine_matrix,
     ease_matrix,
     followers,
@@ -181,11 +180,14 @@ def fit_sources(
     lenders = lenders_of(catalogue, popular.untaken)
     head = lend_residuals(head, lenders, popular.untaken)
     vectors = embed_items(head, catalogue.text_vectors)
-    neighbours = lend_links(cosine_matrix(histories, n_items), lenders)
-    if settings.neighbours_content:
-        neighbours = (
-            neighbours + settings.neighbours_content * content_matrix(catalogue.text_vectors, index=catalogue.index)
-        ).tocsr()
+    neighbours = ItemItemSource.with_texts(
+        "neighbours",
+        lend_links(cosine_matrix(histories, n_items), lenders),
+        decay=settings.neighbours_decay,
+        text_weight=settings.neighbours_content,
+        vectors=catalogue.text_vectors,
+        index=catalogue.index,
+    )
     ease = ease_matrix(histories, n_items, regularisation=settings.ease_regularisation)
     transitions = transitions_of(followers(histories, n_items), count_items(histories, n_items), settings)
     transitions = lend_links(transitions, lenders)
@@ -196,9 +198,7 @@ def fit_sources(
     index = build_index(vectors, family=family, seed=seed, device=device, queries=asked)
     sources: list[Source] = [
         DenseSource(head, index, vectors),
-        ItemItemSource(
-            "neighbours", neighbours, decay=settings.neighbours_decay, text_weight=settings.neighbours_content
-        ),
+        neighbours,
         ItemItemSource("ease", ease, decay=settings.ease_decay),
         ItemItemSource("transitions", transitions, decay=settings.transitions_decay),
         ItemItemSource("walk", walk, decay=settings.walk_decay),

@@ -8,7 +8,7 @@ items.parquet         pandas.read_parquet
 users.parquet         user_id, the item rows of its history, oldest first, and how long the user had been away
 vectors.safetensors   float32: text vectors (n_items, text_dim), item vectors (n_items, dim), those that GPT-2 learned
 head.safetensors      the trained recall head
-sources.safetensors   item-item matrices in CSR parts and popularity
+sources.safetensors   item-item matrices in CSR parts, what was learned of them apart from texts, and popularity
 config.json fusion.json evaluation.json      plain JSON
 manifest.json         format version, sha256 and size of every file, model fingerprints, counts, figures
 """

@@ -5,7 +5,7 @@ What follows from the catalogue (the texts, their vectors and index) is not stor
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +33,8 @@ from retrieval.sources import (
     Source,
 )
 
+_CSR = ("data", "indices", "indptr")
+
 
 def save_sources(directory: Path, sources: Sequence[Source]) -> None:
     """Write sources.json, sources.safetensors, head.safetensors and index/items; not the item vectors."""
@@ -47,11 +49,21 @@ def _arrays(sources: Sequence[Source]) -> dict[str, np.ndarray]:
     arrays = {}
     for source in sources:
         if isinstance(source, ItemItemSource):
-            for part in ("data", "indices", "indptr"):
-                arrays[f"{source.name}.{part}"] = np.ascontiguousarray(getattr(source.matrix, part))
+            arrays |= _parts(source.name, source.matrix)
+            if source.text_weight:
+                arrays |= _parts(f"{source.name}.learned", source.learned)
         elif isinstance(source, PopularSource | RecentSource):
             arrays[f"{source.name}.scores"] = source.scores
     return arrays
+
+
+def _parts(name: str, matrix: sp.csr_matrix) -> dict[str, np.ndarray]:
+    return {f"{name}.{part}": np.ascontiguousarray(getattr(matrix, part)) for part in _CSR}
+
+
+def _matrix(arrays: Mapping[str, np.ndarray], name: str, n_items: int) -> sp.csr_matrix:
+    data, indices, indptr = (arrays[f"{name}.{part}"] for part in _CSR)
+    return sp.csr_matrix((data, indices, indptr), shape=(n_items, n_items))
 
 
 def _facts(sources: Sequence[Source]) -> list[dict[str, Any]]:
@@ -91,7 +103,7 @@ def load_sources(
         elif name == RepeatSource.name:
             sources.append(RepeatSource(n_items, decay=fact["decay"]))
         else:
-            parts = (arrays[f"{name}.data"], arrays[f"{name}.indices"], arrays[f"{name}.indptr"])
-            matrix = sp.csr_matrix(parts, shape=(n_items, n_items))
-            sources.append(ItemItemSource(name, matrix, decay=fact["decay"], text_weight=fact["text_weight"]))
+            matrix, decay, weight = _matrix(arrays, name, n_items), fact["decay"], fact["text_weight"]
+            learned = _matrix(arrays, f"{name}.learned", n_items) if weight else None
+            sources.append(ItemItemSource(name, matrix, decay=decay, learned=learned, text_weight=weight))
     return tuple(sources)

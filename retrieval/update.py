@@ -34,12 +34,8 @@ from retrieval.sources import (
     RepeatSource,
     Source,
 )
-from retrieval.sources.item_items import content_matrix
 from retrieval.sources.popular import UNTAKEN
 from retrieval.text import clean_text
-
-# Links are float32 of about 1; the weakest that is learned, of two items taken together once, is far above it.
-_ROUNDING = 1e-6
 
 
 def add_items(recommender: Recommender, frame: pd.DataFrame | Sequence[Mapping[str, object]]) -> Recommender:
@@ -184,8 +180,7 @@ class _Moved:
             vectors = embed_items(head, catalogue.text_vectors)
             return DenseSource(head, index_like(source.index, vectors, self.recommender.config), vectors)
         if isinstance(source, ItemItemSource):
-            matrix = self._links(source)
-            return ItemItemSource(source.name, matrix, decay=source.decay, text_weight=source.text_weight)
+            return self._links(source)
         if isinstance(source, ContentSource):
             return ContentSource(catalogue.encoder, catalogue.index, catalogue.text_vectors, decay=source.decay)
         if isinstance(source, LexicalSource):
@@ -200,17 +195,18 @@ class _Moved:
             return RepeatSource(catalogue.n_items, decay=source.decay)
         raise TypeError(f"replace_catalogue: no way to move source {source.name!r}")
 
-    def _links(self, source: ItemItemSource) -> sp.csr_matrix:
+    def _links(self, source: ItemItemSource) -> ItemItemSource:
         """What was learned of taken items, and what the others borrow now: texts and lenders may have changed."""
         if source.name not in BORROWING:
-            return _moved_matrix(source.matrix, self.place)
-        learned = source.matrix
-        if source.text_weight:
-            learned = _learned_links(learned, source.text_weight * _text_links(self.recommender.model.catalogue))
-        matrix = lend_links(_moved_matrix(learned, np.where(self.new, -1, self.place)), self.lenders)
-        if source.text_weight:
-            matrix = matrix + source.text_weight * _text_links(self.catalogue)
-        return sp.csr_matrix(matrix)
+            return ItemItemSource(source.name, _moved_matrix(source.matrix, self.place), decay=source.decay)
+        return ItemItemSource.with_texts(
+            source.name,
+            lend_links(_moved_matrix(source.learned, np.where(self.new, -1, self.place)), self.lenders),
+            decay=source.decay,
+            text_weight=source.text_weight,
+            vectors=self.catalogue.text_vectors,
+            index=self.catalogue.index,
+        )
 
 
 def _moved_head(head: RecallHead, place: np.ndarray, catalogue: Catalogue) -> RecallHead:
@@ -231,16 +227,3 @@ def _moved_matrix(matrix: sp.csr_matrix, place: np.ndarray) -> sp.csr_matrix:
         (np.ones(len(known), np.float32), (known, place[known])), shape=(len(place), len(matrix.indptr) - 1)
     )
     return sp.csr_matrix(move @ matrix @ move.T)
-
-
-def _text_links(catalogue: Catalogue) -> sp.csr_matrix:
-    """The text similarities of a catalogue, as a fit adds them to what was taken together."""
-    return content_matrix(catalogue.text_vectors, index=catalogue.index)
-
-
-def _learned_links(matrix: sp.csr_matrix, text: sp.csr_matrix) -> sp.csr_matrix:
-    """What is left of links without their text part: never below 0, and none where only rounding is left."""
-    learned = sp.csr_matrix(matrix - text)
-    learned.data[learned.data < _ROUNDING] = 0
-    learned.eliminate_zeros()
-    return learned

@@ -62,14 +62,43 @@ class ItemItemSource:
     """Scores from a sparse item-by-item matrix: `history_matrix(decay) @ matrix`.
 
     Args:
-        text_weight: what share of text similarity the matrix holds beside co-occurrence, for explanations.
+        learned: what histories taught, where the matrix holds `text_weight` times the likeness of texts beside it. It
+            is kept apart, as no other index finds exactly the likeness again that was added.
     """
 
-    def __init__(self, name: str, matrix: sp.csr_matrix, *, decay: float, text_weight: float = 0.0) -> None:
+    def __init__(
+        self,
+        name: str,
+        matrix: sp.csr_matrix,
+        *,
+        decay: float,
+        learned: sp.csr_matrix | None = None,
+        text_weight: float = 0.0,
+    ) -> None:
+        if text_weight and learned is None:
+            raise ValueError(f"{name}: expected what was learned apart from texts, got none; see with_texts")
         self._name = name
         self.matrix = matrix
+        self.learned = matrix if learned is None else learned
         self.decay = decay
         self.text_weight = text_weight
+
+    @classmethod
+    def with_texts(
+        cls,
+        name: str,
+        learned: sp.csr_matrix,
+        *,
+        decay: float,
+        text_weight: float,
+        vectors: np.ndarray,
+        index: Index | None = None,
+    ) -> ItemItemSource:
+        """What histories taught and `text_weight` times the `content_matrix` of these vectors."""
+        if not text_weight:
+            return cls(name, learned, decay=decay)
+        matrix = (learned + text_weight * content_matrix(vectors, index=index)).tocsr()
+        return cls(name, matrix, decay=decay, learned=learned, text_weight=text_weight)
 
     @property
     def name(self) -> str:

@@ -16,7 +16,7 @@ from retrieval.encoder.heads import HeadConfig, RecallHead
 from retrieval.encoder.train import embed_items
 from retrieval.lending import LENDERS, lend_links, lend_residuals, lenders_of
 from retrieval.sources import DenseSource, ItemItemSource, Queries
-from retrieval.sources.item_items import content_matrix, cosine_matrix
+from retrieval.sources.item_items import cosine_matrix
 from retrieval.text import TextConfig
 from retrieval.update import add_items, replace_catalogue
 from tests.world import item_frame, make_items
@@ -151,21 +151,21 @@ def test_a_taken_item_with_a_new_text_has_the_text_links_of_that_text(recommende
     model, frame = recommender.model, recommender.model.catalogue.items.frame.copy()
     untaken = model.popular.untaken
 
-    def links(catalogue: Catalogue) -> sp.csr_matrix:
+    def links(catalogue: Catalogue) -> ItemItemSource:
         together = cosine_matrix(recommender.histories, catalogue.n_items)
         learned = lend_links(together, lenders_of(catalogue, untaken))
-        return sp.csr_matrix(learned + 0.3 * content_matrix(catalogue.text_vectors))
+        vectors = catalogue.text_vectors
+        return ItemItemSource.with_texts("neighbours", learned, decay=0.9, text_weight=0.3, vectors=vectors)
 
     others = [source for source in model.sources if source.name != "neighbours"]
-    mixed = ItemItemSource("neighbours", links(model.catalogue), decay=0.9, text_weight=0.3)
-    told = replace(recommender, model=replace(model, sources=(mixed, *others)))
+    told = replace(recommender, model=replace(model, sources=(links(model.catalogue), *others)))
     toy, film = frame.index[frame["item_id"] == "toy-00"][0], frame.index[frame["item_id"] == "film-05"][0]
     texts = ["title", "description", "category", "brand"]
     frame.loc[toy, texts] = frame.loc[film, texts]
     new = replace_catalogue(told, make_items(frame)).model
     found = next(source for source in new.sources if isinstance(source, ItemItemSource)).matrix
     assert found[toy, film] == pytest.approx(0.3, abs=1e-4)  # nobody took both, and the cosine of equal texts is 1
-    np.testing.assert_allclose(found.toarray(), links(new.catalogue).toarray(), atol=1e-5)
+    np.testing.assert_allclose(found.toarray(), links(new.catalogue).matrix.toarray(), atol=1e-5)
 
 
 @pytest.mark.parametrize("name", lending.BORROWING)
