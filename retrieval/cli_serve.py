@@ -152,7 +152,9 @@ def batch(
     ] = None,
     encoding: Annotated[str, typer.Option("--encoding", help="Of CSV and JSON lines.")] = "utf-8",
     rejects: Annotated[Path | None, typer.Option("--rejects", help="File for refused rows (JSON lines).")] = None,
-    max_bad_rows: Annotated[int | None, typer.Option("--max-bad-rows", min=0, help="Stop above so many.")] = None,
+    max_bad_rows: Annotated[
+        int | None, typer.Option("--max-bad-rows", min=0, help="Stop above so many refused rows; else where most are.")
+    ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
     device: Device = "auto",

@@ -61,11 +61,11 @@ class UserStream:
     Args:
         column_map: our name -> the file's name, for user_id and segment.
         rejects: where to write refused rows, in every pass anew.
-        max_bad_rows: stop with an error above so many refused rows.
+        max_bad_rows: stop with an error above so many refused rows; None does where most are.
 
     Raises:
-        FileNotFoundError: nothing to read. While iterating, ValueError: a bad file, column or value, no user left, no
-            such segment; DamagedArtefact: a truncated or altered file.
+        FileNotFoundError: nothing to read. While iterating, ValueError: a bad file, column or value, most rows refused,
+            no user left, no such segment; DamagedArtefact: a truncated or altered file.
     """
 
     def __init__(
@@ -131,6 +131,7 @@ class UserStream:
                 raise ValueError(f"{reader.name}: expected users, got no rows")
             if log.n_rows == n_read:
                 raise ValueError(f"{reader.name}: no users left: all {n_read} rows were refused: {log.examples}")
+            log.require_most_good(reader.name, n_read)
         if not n_kept and not has_segments:
             raise ValueError(f"{reader.name}: expected a column segment to choose {self.segment!r} by, found none")
         if not n_kept:

@@ -93,6 +93,16 @@ def test_bad_rows_are_counted_and_kept_with_their_reason(recommender, tmp_path):
         score(recommender, file, tmp_path / "other", stream={"max_bad_rows": 1})
 
 
+def test_a_table_most_users_of_which_are_refused_stops_before_anything_is_computed(recommender, tmp_path):
+    file, out = tmp_path / "users.csv", tmp_path / "lists"
+    file.write_text("user_id\ntoy-fan-00\n" + "\u200b\n" * 11)
+    holds = r"got 11 of 12 refused \(11 user_id holds an invisible character \(U\+200B\)\): .*users.csv:3: user_id"
+    with pytest.raises(ValueError, match=holds + r".*Mend them, or allow for them: max_bad_rows=11 \(--max-bad-rows\)"):
+        score(recommender, file, out)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["users.csv"]
+    assert score(recommender, file, out, stream={"max_bad_rows": 11})["n_users"] == 1
+
+
 @pytest.mark.parametrize(
     ("text", "segment", "said"),
     [
