@@ -129,9 +129,10 @@ def show_batch(report: Mapping[str, Any], out: Path, *, as_json: bool) -> None:
         print(f"computed {report['n_computed']:,} users in {seconds:.1f} s ({pace:,.1f} users/s)")
     if report["n_unknown"]:
         print(f"note: {report['n_unknown']:,} users without a known history got the popular list")
-    if report.get("n_ignored"):  # an earlier version did not count them
-        cold = f"; {report['n_cold']:,} users had no other and got the popular list" if report["n_cold"] else ""
-        print(f"note: {report['n_ignored']:,} items of histories are not in the catalogue and were left out{cold}")
+    if report.get("n_ignored"):  # an earlier version counted neither these nor the next
+        print(f"note: {report['n_ignored']:,} items of histories are not in the catalogue and were left out")
+    if report.get("n_cold"):
+        print(f"note: {report['n_cold']:,} users without any item in the catalogue got the popular list")
     if report["n_empty"]:
         print(f"note: {report['n_empty']:,} users have no list; is the filter too narrow?")
     for reason, count in report["rejected"].items():

@@ -58,8 +58,8 @@ class Part:
 
     digest: that of the chunk. n_empty: users for whom the filter left no item. n_unknown: users without a history here
     and unknown to the bundle, who got the popular list. n_ignored: items of histories given here that the catalogue
-    does not know. n_cold: users left without any item of such a history, who got the popular list as well. A part of an
-    earlier version, which did not count them, has 0.
+    does not know. n_cold: users left without any item of such a history, or of their own in the bundle (a rebuild may
+    have removed them), who got the popular list as well. A part of an earlier version, which did not count them, has 0.
     """
 
     file: str
@@ -133,8 +133,9 @@ def finish_chunk(
     written = fingerprint(file, uncached=True)
     if options.format == "parquet" and pq.read_table(file, page_checksum_verification=True).num_rows != len(frame):
         raise OSError(f"{file}: expected {len(frame)} rows after writing, read another number; check the disk")
-    unknown = recommender.users.to_rows(chunk.user_ids, unknown="ignore") < 0
-    own = np.array([history is None for history in chunk.histories], dtype=bool)
+    users = recommender.users.to_rows(chunk.user_ids, unknown="ignore")
+    users = users[[history is None for history in chunk.histories]]
+    n_left = [len(recommender.histories[row]) for row in users[users >= 0]]
     given = [recommender.item_ids.to_rows(history, unknown="ignore") for history in chunk.histories if history]
     part = Part(
         file=file.name,
@@ -144,9 +145,9 @@ def finish_chunk(
         n_users=len(chunk),
         n_rows=len(frame),
         n_empty=len(chunk) - len(set(frame["user_id"])),
-        n_unknown=int((unknown & own).sum()),
+        n_unknown=int((users < 0).sum()),
         n_ignored=sum(int((rows < 0).sum()) for rows in given),
-        n_cold=sum(int((rows < 0).all()) for rows in given),
+        n_cold=sum(int((rows < 0).all()) for rows in given) + n_left.count(0),
     )
     replace_file(receipts / f"{file.name}.json", json.dumps(asdict(part)).encode())
     return part

@@ -13,6 +13,9 @@ import pytest
 from retrieval import cli
 from retrieval.batch import BatchOptions
 from retrieval.cli_show import show_batch
+from retrieval.recommend import Recommender
+from retrieval.storage import save_bundle
+from retrieval.update import replace_catalogue
 from scripts import batch_score
 from tests import world
 from tests.retrieval.batch_runs import COLUMNS, K, one_by_one, score, some_users
@@ -47,8 +50,23 @@ def test_history_items_that_nobody_knows_are_counted_and_told(recommender, tmp_p
     for user in ("b", "c"):
         assert found["item_id"][found["user_id"] == user].tolist() == recommender.recommend("stranger", k=K).item_ids
     show_batch(report, tmp_path / "lists", as_json=False)
-    wanted = "3 items of histories are not in the catalogue and were left out; 1 users had no other and got the popular"
-    assert wanted in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "note: 3 items of histories are not in the catalogue and were left out\n" in told
+    assert "note: 1 users without any item in the catalogue got the popular list\n" in told
+
+
+def test_known_users_all_of_whose_items_were_removed_are_counted_and_told(recommender, tmp_path, capsys):
+    frame = recommender.model.catalogue.items.frame
+    without_toys = world.make_items(frame[frame["category"] != "toy"].reset_index(drop=True))
+    save_bundle(tmp_path / "bundle", replace_catalogue(recommender, without_toys))
+    rebuilt = Recommender.load(tmp_path / "bundle", device="cpu", precision="float32")
+    report = score(rebuilt, some_users(), tmp_path / "lists")
+    toy_fans = [user for user in some_users()["user_id"] if user.startswith("toy")]
+    assert (report["n_cold"], report["n_unknown"], report["n_ignored"]) == (len(toy_fans), 1, 0)
+    found = pd.read_parquet(tmp_path / "lists").groupby("user_id")["item_id"].agg(list)
+    assert all(found[user] == rebuilt.recommend("stranger", k=K).item_ids for user in toy_fans)
+    show_batch(report, tmp_path / "lists", as_json=False)
+    assert f"note: {len(toy_fans)} users without any item in the catalogue got the popular" in capsys.readouterr().out
 
 
 def test_parts_of_a_version_that_did_not_count_them_still_stand(recommender, users, tmp_path):
