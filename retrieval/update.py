@@ -6,8 +6,7 @@ taken items most like it (`retrieval.lending`), as in a fit.
 
 from __future__ import annotations
 
-import datetime
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,6 +14,7 @@ import pandas as pd
 import scipy.sparse as sp
 import torch
 
+from retrieval.added_items import as_frame, like_catalogue
 from retrieval.catalogue import Catalogue, render_items
 from retrieval.data import IdMap, Interactions, Items
 from retrieval.data.columns import ITEM_TEXTS
@@ -35,7 +35,6 @@ from retrieval.sources import (
     Source,
 )
 from retrieval.sources.popular import UNTAKEN
-from retrieval.text import clean_text
 
 
 def add_items(recommender: Recommender, frame: pd.DataFrame | Sequence[Mapping[str, object]]) -> Recommender:
@@ -45,69 +44,18 @@ def add_items(recommender: Recommender, frame: pd.DataFrame | Sequence[Mapping[s
         frame: a table, or one mapping per item (what a queue delivers).
 
     Raises:
-        ValueError: an item that is already there, the same id twice, no title, or a value of another type than the
-            catalogue's column has; the row and its id are named, and nothing was done.
+        ValueError: an item that is already there, the same id twice, no title, or a value that does not fit the
+            catalogue's column (see `like_catalogue`); the row and its id are named, and nothing was done.
     """
-    frame = pd.DataFrame(frame)
     old = recommender.model.catalogue.items
-    if missing := [name for name in ("item_id", "title") if name not in frame.columns]:
-        raise ValueError(
-            f"add_items: expected the columns item_id and title, got {', '.join(map(str, frame.columns)) or 'none'}; "
-            f"add {' and '.join(missing)}"
-        )
-    if repeated := sorted({str(name) for name in frame.columns[frame.columns.duplicated()]}):
-        raise ValueError(f"add_items: expected every column once, got {', '.join(repeated)} more than once; drop one")
-    ids = IdMap.of(frame["item_id"])
-    _check_values(frame, old.frame)
-    known = [item_id for item_id in ids.ids if item_id in old.ids]
+    new = like_catalogue(as_frame(frame), old.frame)
+    known = [item_id for item_id in IdMap.of(new["item_id"]).ids if item_id in old.ids]
     if known:
         raise ValueError(f"add_items: expected new items, got known ones: {known[:5]}; replace_catalogue changes texts")
-    joined = pd.concat([old.frame, frame.assign(item_id=list(ids.ids))], ignore_index=True)
+    joined = pd.concat([old.frame, new], ignore_index=True)
     text = [name for name in ITEM_TEXTS if name in joined]
     joined[text] = joined[text].fillna("").astype(str)
     return replace_catalogue(recommender, Items(IdMap.of(joined["item_id"]), joined))
-
-
-def _check_values(frame: pd.DataFrame, old: pd.DataFrame) -> None:
-    """Refuse the first value that does not fit its column: text, numbers and dates as in the catalogue."""
-    for name in frame.columns:
-        expected, fits = _expected(str(name), old, frame)
-        for row, (item_id, value) in enumerate(zip(frame["item_id"], frame[name], strict=True)):
-            place = f"add_items: row {row}, item {item_id!r}"
-            no_value = value is None or (pd.api.types.is_scalar(value) and bool(pd.isna(value)))
-            if name == "title" and (no_value or (isinstance(value, str) and not clean_text(value))):
-                raise ValueError(f"{place}: expected a title, got {'none' if no_value else repr(value)}; give it one")
-            if not no_value and not fits(value):
-                raise ValueError(
-                    f"{place}: expected {expected} as {name}, got {value!r:.60} "
-                    f"({type(value).__name__}); mend it or leave it empty"
-                )
-
-
-def _expected(name: str, old: pd.DataFrame, new: pd.DataFrame) -> tuple[str, Callable[[object], bool]]:
-    """What a column of the catalogue holds, in words and as a test; what the first new value is, where it lacks it."""
-    if name in ITEM_TEXTS:
-        return "text", lambda value: isinstance(value, str)
-    if name == "item_id":
-        return "anything", lambda value: True
-    known = old[name].dropna() if name in old.columns else ()
-    if not len(known):
-        known = new[name].dropna().head(1)
-    kind = pd.api.types.infer_dtype(known)
-    if kind in ("integer", "floating", "mixed-integer-float", "decimal"):
-        return (
-            "a finite number",
-            lambda value: (
-                isinstance(value, int | float | np.number) and not isinstance(value, bool) and bool(np.isfinite(value))
-            ),
-        )
-    if kind == "boolean":
-        return "true or false", lambda value: isinstance(value, bool | np.bool_)
-    if kind in ("date", "datetime", "datetime64"):
-        return "a date", lambda value: isinstance(value, datetime.date)
-    if kind == "string":
-        return "text", lambda value: isinstance(value, str)
-    return "anything", lambda value: True
 
 
 def replace_catalogue(recommender: Recommender, items: Items, interactions: Interactions | None = None) -> Recommender:
