@@ -65,7 +65,7 @@ def recommend(
         raise ValueError("recommend: expected a user_id or a history, got neither; give --user ID or --history A,B")
     recommender = _load(bundle, device, precision, k=k, filters=filters)
     found = recommender.recommend(user, history=given, k=k, filters=filters, explain=explain)
-    cli_show.show_list(recommender, found, as_json=as_json, explain=explain, history=given, k=k)
+    cli_show.show_list(recommender, found, as_json=as_json, explain=explain, history=given)
 
 
 def search(
@@ -82,7 +82,7 @@ def search(
     tandem search bundle "a robot that falls in love"
     """
     recommender = _load(bundle, device, "auto", k=k, filters=filters)
-    cli_show.show_list(recommender, recommender.search(text, k=k, filters=filters), as_json=as_json, k=k)
+    cli_show.show_list(recommender, recommender.search(text, k=k, filters=filters), as_json=as_json)
 
 
 def similar(
@@ -100,7 +100,7 @@ def similar(
     """
     recommender = _load(bundle, device, "auto", k=k, filters=filters)
     found = recommender.similar(item, k=k, filters=filters)
-    cli_show.show_list(recommender, found, as_json=as_json, k=k, to_item=item)
+    cli_show.show_list(recommender, found, as_json=as_json, to_item=item)
 
 
 def rerank(
@@ -128,7 +128,7 @@ def rerank(
     given = _ids("--history", history, item) or []
     recommender = _load(bundle, device, precision)
     found = recommender.rerank(given, candidates)
-    cli_show.show_list(recommender, found, as_json=as_json, explain=True, history=given, k=len(candidates))
+    cli_show.show_list(recommender, found, as_json=as_json, explain=True, history=given)
 
 
 def batch(

@@ -24,7 +24,6 @@ def show_list(
     recommender: Recommender,
     found: RecommendationList,
     *,
-    k: int,
     as_json: bool = False,
     explain: bool = False,
     history: Sequence[str] | None = None,
@@ -47,7 +46,7 @@ def show_list(
     header, rows = _rows(found.items, explain=explain)
     if rows:
         print(render_table(header, rows, right=_RIGHT))
-    for line in _remarks(found, k):
+    for line in _remarks(found):
         print(line)
 
 
@@ -88,16 +87,12 @@ def _rows(items: Sequence[Recommendation], *, explain: bool) -> tuple[list[str],
     return header, rows
 
 
-def _remarks(found: RecommendationList, k: int) -> list[str]:
+def _remarks(found: RecommendationList) -> list[str]:
     lines = []
     if found.note:
         lines.append(f"note: {found.note}")
     if found.ignored_history:
         lines.append(f"note: {found.ignored_history} items of the history are not in the catalogue and were left out")
-    if not len(found):
-        lines.append("no item fits; is the filter too narrow?")
-    elif len(found) < k:
-        lines.append(f"note: only {len(found)} of the {k} items asked for fit")
     return [printable(line) for line in lines]
 
 

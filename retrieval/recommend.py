@@ -16,7 +16,7 @@ from retrieval.data.ids import listed
 from retrieval.explain import explain_item, found_by
 from retrieval.histories import histories_of, time_away
 from retrieval.item_filter import item_mask
-from retrieval.results import Recommendation, RecommendationList, check_k
+from retrieval.results import Recommendation, RecommendationList, check_k, note_of
 from retrieval.sources import DenseSource, Queries
 from retrieval.stage_one import SourceSettings
 from retrieval.text import clean_text
@@ -118,7 +118,8 @@ class Recommender:
         ranked = self._rank([asked], k=k, filters=filters)
         name = None if user_id is None else canonical_id(user_id)
         items = self._items(ranked, 0, asked.rows, k, explain)
-        return RecommendationList(items, name, asked.note or self._cold_note(asked.rows, name), asked.ignored)
+        note = note_of(len(items), k, asked.note or self._cold_note(asked.rows, name))
+        return RecommendationList(items, name, note, asked.ignored)
 
     def recommend_many(
         self,
@@ -267,12 +268,11 @@ class Recommender:
             if row >= 0 and row != skip
         ][:k]
         titles = self.model.catalogue.titles
-        return RecommendationList(
-            tuple(
-                Recommendation(str(self.item_ids.to_ids([row])[0]), rank, score, titles[row])
-                for rank, (row, score) in enumerate(kept, start=1)
-            )
+        items = tuple(
+            Recommendation(str(self.item_ids.to_ids([row])[0]), rank, score, titles[row])
+            for rank, (row, score) in enumerate(kept, start=1)
         )
+        return RecommendationList(items, note=note_of(len(items), k))
 
     def check(self, *, k: int, filters: Filters = None) -> None:
         """Raise what `recommend` would say of these arguments, before any work is done."""

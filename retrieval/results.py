@@ -34,7 +34,8 @@ class Recommendation:
 class RecommendationList:
     """A user's list, best first.
 
-    note: said when the list is not what was asked for, e.g. a popular list for somebody unknown; "" otherwise.
+    note: said when the list is not what was asked for, e.g. a popular list for somebody unknown, or fewer items than k;
+        "" otherwise.
     ignored_history: how many items of the given history the catalogue does not know.
     """
 
@@ -72,6 +73,12 @@ class RecommendationList:
                 "title": [item.title for item in self.items],
             }
         )
+
+
+def note_of(n_items: int, k: int, note: str = "") -> str:
+    """The note of a list of so many items where k were asked for; `note` is what else there is to say."""
+    short = f"only {n_items} of the {k} items asked for fit" if n_items else "no item fits; is the filter too narrow?"
+    return "; ".join([note] * bool(note) + [short] * (n_items < k))
 
 
 def check_k(k: int) -> int:

@@ -245,12 +245,14 @@ def test_a_history_may_come_in_one_option_or_item_by_item(run, bundle):
 def test_what_was_not_as_asked_is_said(run, bundle):
     assert "1 items of the history are not in the catalogue" in run("recommend", bundle, "--history", "toy-01,zzz")[1]
     assert "unknown user 'stranger': the most popular items" in run("recommend", bundle, "--user", "stranger")[1]
-    assert "note: only 4 of the 10 items asked for fit" in run("search", bundle, "cat", "--filter", "colour = 'new'")[1]
+    few = ("search", bundle, "cat", "--filter", "colour = 'new'")
+    assert run(*few)[1].endswith("\nnote: only 4 of the 10 items asked for fit\n")
+    assert json.loads(run(*few, "--json")[1])["note"] == "only 4 of the 10 items asked for fit"
 
 
 def test_a_filter_that_nothing_passes_gives_an_empty_list(run, bundle):
     code, out, _ = run("recommend", bundle, "--user", "toy-fan-01", "--filter", "colour = 'pink'")
-    assert (code, out.splitlines()[-1]) == (0, "no item fits; is the filter too narrow?")
+    assert (code, out.splitlines()[-1]) == (0, "note: no item fits; is the filter too narrow?")
 
 
 def test_explain_gives_sentences_and_both_scores(run, bundle):

@@ -1,4 +1,4 @@
-"""Search, similar items, reranking of given candidates, and items that came after the fit."""
+"""Search, similar items, reranking of given candidates, lists that are short, and items that came after the fit."""
 
 from __future__ import annotations
 
@@ -43,6 +43,22 @@ def test_similar_items_leave_the_item_itself_out(recommender):
     assert scores == sorted(scores, reverse=True)
     assert all(-1.001 <= score <= 1.001 for score in scores)
     assert len(recommender.similar("toy-03", k=4)) == 4
+
+
+def test_a_list_says_that_fewer_items_fit_than_were_asked_for(recommender):
+    few, none = "colour = 'new'", "colour = 'pink'"
+    narrow = "no item fits; is the filter too narrow?"
+    asks = {
+        "recommend": lambda **asked: recommender.recommend("toy-fan-00", **asked),
+        "search": lambda **asked: recommender.search("cat", **asked),
+        "similar": lambda **asked: recommender.similar("toy-00", **asked),
+    }
+    for ask in asks.values():
+        assert not ask(k=4, filters=few).note
+        assert ask(k=5, filters=few).note == "only 4 of the 5 items asked for fit"
+        assert (ask(k=5, filters=none).note, ask(k=5, filters=none).items) == (narrow, ())
+    stranger = recommender.recommend("stranger", k=5, filters=few).note
+    assert stranger == "unknown user 'stranger': the most popular items; only 4 of the 5 items asked for fit"
 
 
 def test_similar_to_an_unknown_item_is_refused(recommender):

@@ -17,8 +17,8 @@ EVIL = "\x1b]0;owned\x07 red\ncat \u202ednim\u200b \x9b31m \U0001f468\u200d\U000
 
 def test_no_control_character_of_a_title_reaches_the_terminal(recommender, capsys):
     found = RecommendationList((Recommendation("x\x1b[2J", 1, 0.5, EVIL, reasons=(EVIL,)),), None, EVIL)
-    show_list(recommender, found, k=1, explain=True)
-    show_list(recommender, found, k=1, as_json=True)
+    show_list(recommender, found, explain=True)
+    show_list(recommender, found, as_json=True)
     out = capsys.readouterr().out
     assert not set(out.replace("\n", "")) & set("\x1b\x07\x9b\u202e")
     assert json.loads(out[out.index("{") :])["items"][0]["title"] == EVIL
