@@ -7,6 +7,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+TEXT = pa.large_string()
+"""What text is kept as: a column of `pa.string()` holds no more than 2 GiB."""
+
 
 def is_text(kind: pa.DataType) -> bool:
     """True for Arrow's text types, also behind a dictionary."""
@@ -59,7 +62,7 @@ def filled(column: pa.Array, value: object) -> pa.Array:
 
 def trimmed(texts: pa.Array) -> pa.Array:
     """Gives texts without surrounding white space."""
-    return pc.utf8_trim_whitespace(decoded(texts).cast(pa.string()))
+    return pc.utf8_trim_whitespace(decoded(texts).cast(TEXT))
 
 
 def lowered(texts: pa.Array) -> pa.Array:

@@ -69,7 +69,7 @@ class CatalogueBuilder:
 
     def _read_text(self, chunk: Chunk, name: str, faults: RowFaults) -> pa.Array:
         if name not in chunk.columns:
-            return pa.array([""] * len(chunk), pa.string())
+            return pa.array([""] * len(chunk), arrow.TEXT)
         try:
             texts = read_texts(chunk.columns[name])
         except TypeError as error:
@@ -86,7 +86,7 @@ class CatalogueBuilder:
             self._untyped.add(name)
         if isinstance(column, list):
             self._mixed.add(name)
-            column = pa.array([plain_text(value) for value in column], pa.string())
+            column = pa.array([plain_text(value) for value in column], arrow.TEXT)
         kind = column.type
         if pa.types.is_decimal(kind):
             return column.cast(pa.float64())
@@ -112,9 +112,11 @@ class CatalogueBuilder:
         """Joins the chunks; applies `on_duplicate`. Attributes are sorted by name; cells they lose go to the log."""
         rows = np.concatenate(self._rows) if self._rows else np.empty(0, np.int64)
         keep = self._distinct(rows, on_duplicate)
-        self._drop(rows, keep, log, kept=on_duplicate)
+        if len(keep) < len(rows):
+            self._drop(rows, keep, log, kept=on_duplicate)
+            self._keep_only(keep, len(rows))
         names = {name for part in self._parts for name in part} - set(self.text_columns)
-        joined = {name: self._join(name, keep, log) for name in (*self.text_columns, *sorted(names))}
+        joined = {name: self._join(name, log) for name in (*self.text_columns, *sorted(names))}
         ids = self._encoder.to_map(rows[keep])
         frame = pa.table(joined).to_pandas()
         frame.insert(0, self.id_column, pd.Series(ids.ids, dtype="str"))
@@ -138,8 +140,6 @@ class CatalogueBuilder:
     def _drop(self, rows: np.ndarray, keep: np.ndarray, log: RejectLog, *, kept: str) -> None:
         """Leaves the rows that gave way with their reason."""
         gone = np.setdiff1d(np.arange(len(rows)), keep)
-        if not len(gone):
-            return
         files, numbers = self._origins()
         starts = np.cumsum([0, *(len(rows) for _, rows in self._places)])
         for place, name in zip(gone, self._encoder.to_map(rows[gone]).ids, strict=True):
@@ -148,32 +148,44 @@ class CatalogueBuilder:
             said = {column: value for column, value in values.items() if value}  # a text that a file lacks is empty
             log.drop(self._places[part][0], int(numbers[place]), reason, {self.id_column: str(name), **said})
 
+    def _keep_only(self, keep: np.ndarray, n_rows: int) -> None:
+        """Lets all other rows go, part by part: two copies of everything would double the peak."""
+        kept = np.isin(np.arange(n_rows), keep)
+        masks = np.split(kept, np.cumsum([len(rows) for rows in self._rows])[:-1])
+        for number, mask in enumerate(masks):
+            if mask.all():
+                continue
+            file, rows = self._places[number]
+            self._places[number] = file, rows[mask]
+            self._rows[number] = self._rows[number][mask]
+            self._parts[number] = {name: column.filter(pa.array(mask)) for name, column in self._parts[number].items()}
+
     def _origins(self) -> tuple[np.ndarray, np.ndarray]:
         """Of every row the place of its chunk in `_places`, and its number for a person: int64 (n_rows,) each."""
         files = np.repeat(np.arange(len(self._places)), [len(rows) for _, rows in self._places])
         return files, np.concatenate([rows for _, rows in self._places])
 
-    def _join(self, name: str, keep: np.ndarray, log: RejectLog) -> pa.ChunkedArray | pa.Array:
+    def _join(self, name: str, log: RejectLog) -> pa.ChunkedArray | pa.Array:
         parts = [part.get(name, pa.nulls(len(rows))) for part, rows in zip(self._parts, self._rows, strict=True)]
         kinds = {part.type for part in parts if not pa.types.is_null(part.type)}
         has_numbers = any(arrow.is_number(kind) for kind in kinds)
         numeric = all(arrow.is_number(kind) for kind in kinds)
-        kind = kinds.pop() if len(kinds) == 1 else pa.float64() if kinds and numeric else pa.string()
-        column = pa.chunked_array([part.cast(kind, safe=False) for part in parts], type=kind).take(pa.array(keep))
+        kind = kinds.pop() if len(kinds) == 1 else pa.float64() if kinds and numeric else arrow.TEXT
+        column = pa.chunked_array([part.cast(kind, safe=False) for part in parts], type=kind)
         mixed = name in self._mixed or (has_numbers and not numeric)
         if name in self.text_columns or not arrow.is_text(kind) or not (mixed or name in self._untyped):
             return column
         found = infer(column, mixed=mixed)
-        self._report(name, found, column, keep, log)
+        self._report(name, found, column, log)
         return found.column
 
-    def _report(self, name: str, found: Inferred, column: pa.ChunkedArray, keep: np.ndarray, log: RejectLog) -> None:
+    def _report(self, name: str, found: Inferred, column: pa.ChunkedArray, log: RejectLog) -> None:
         """Says which cells of an attribute are not of its kind, and what became of them."""
         misfits = np.flatnonzero(found.misfits)
         if not len(misfits):
             return
-        files, numbers = (origin[keep] for origin in self._origins())
-        cells = [str(cell) for cell in column.take(pa.array(misfits)).to_pylist()]
+        files, numbers = self._origins()
+        cells = [str(cell) for cell in column.filter(pa.array(found.misfits)).to_pylist()]
         first = f"{cells[0][:40]!r}, {self._places[files[misfits[0]]][0]}:{numbers[misfits[0]]}"
         if not found.emptied:
             self.warnings.append(

@@ -100,14 +100,14 @@ def read_texts(column: pa.Array | list) -> Texts:
     """
     if isinstance(column, list):
         texts, wrong = _texts_of_objects(column)
-        return _clean(pa.array(texts, pa.string()), wrong)
+        return _clean(pa.array(texts, arrow.TEXT), wrong)
     array = arrow.decoded(column)
     kind = array.type
     if arrow.is_list_of_texts(kind):
-        return _clean(arrow.joined(array, "|"), {})
+        return _clean(arrow.joined(array, "|").cast(arrow.TEXT), {})
     if not arrow.is_text(kind) and not pa.types.is_null(kind):
         raise TypeError(str(kind))
-    return _clean(array.cast(pa.string()), {})
+    return _clean(array.cast(arrow.TEXT), {})
 
 
 def _clean(column: pa.Array, wrong: dict[str, np.ndarray]) -> Texts:
