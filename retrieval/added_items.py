@@ -1,6 +1,8 @@
-"""New items on their way into a catalogue: every value is checked, and takes the type that its column has there.
+"""New items on their way into a catalogue: every value is checked, takes the type that its column has there, and is put
+below the others.
 
-With one value of another type among them no filter could read the column any more, and no bundle hold it.
+With one value of another type among them no filter could read the column any more, and no bundle hold it. Whole numbers
+stay whole, as where a table is read (`retrieval.data.join`).
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import pyarrow as pa
 
 from retrieval.data import arrow, canonical_id
 from retrieval.data.columns import ITEM_TEXTS
+from retrieval.data.join import MAX_EXACT, join_parts, to_frame
 from retrieval.text import clean_text
 
 _ANY = "text, a number of 64 bits, true or false, a date or a list of these"
@@ -63,15 +66,35 @@ def like_catalogue(frame: pd.DataFrame, old: pd.DataFrame) -> pd.DataFrame:
         except ValueError as error:
             raise ValueError(f"add_items: row {row}: {error}; mend it") from None
     columns = {str(name): _typed(str(name), column, ids, old) for name, column in frame.items() if name != "item_id"}
-    return pd.DataFrame({"item_id": pd.Series(ids, dtype="str"), **columns})
+    typed = to_frame(columns)
+    typed.insert(0, "item_id", pd.Series(ids, dtype="str"))
+    return typed
 
 
-def _typed(name: str, column: pd.Series, ids: Sequence[str], old: pd.DataFrame) -> pd.Series:
+def put_below(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
+    """Both tables, one below the other; whole numbers stay whole where one table has none, or other widths."""
+    joined = pd.concat([old, new], ignore_index=True)
+    for name in joined.columns:
+        if any(pd.api.types.is_integer_dtype(table[name]) for table in (old, new) if name in table):
+            try:
+                column = join_parts([_part(name, table) for table in (old, new)]).column
+            except _REFUSALS:  # the catalogue's own column has no one type
+                continue
+            joined[name] = to_frame({name: column})[name]
+    return joined
+
+
+def _part(name: str, table: pd.DataFrame) -> pa.Array:
+    """A column as one that a reader joins; one that holds nothing has no type of its own."""
+    column = pa.array(table[name], from_pandas=True) if name in table else pa.nulls(len(table))
+    column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    return arrow.decoded(column) if column.null_count < len(table) else pa.nulls(len(table))
+
+
+def _typed(name: str, column: pd.Series, ids: Sequence[str], old: pd.DataFrame) -> pa.Array:
     """A column of the new items, each value as one of the type that the column shall have."""
     values = [None if _is_missing(value) else value for value in column.tolist()]
-    kind = pa.string() if name in ITEM_TEXTS else _kind_of(column, values, old.get(name))
-    if pa.types.is_integer(kind) and any(isinstance(value, float | np.floating) for value in values):
-        kind = pa.float64()  # fractions among whole numbers make the whole column one of fractions
+    kind = arrow.TEXT if name in ITEM_TEXTS else _kind_of(column, values, old.get(name))
     scalars = []
     for row, (item_id, value) in enumerate(zip(ids, values, strict=True)):
         place = f"add_items: row {row}, item {item_id!r}"
@@ -83,17 +106,44 @@ def _typed(name: str, column: pd.Series, ids: Sequence[str], old: pd.DataFrame) 
         except ValueError as error:
             got = f"{_short(value)} ({type(value).__name__})"
             raise ValueError(f"{place}: expected {error} as {name}, got {got}; mend it or leave it empty") from None
-    return pa.array(scalars, kind).to_pandas()
+    return pa.array(scalars, kind)
 
 
 def _kind_of(column: pd.Series, values: Sequence[object], old: pd.Series | None) -> pa.DataType:
-    """The type of the catalogue's column; else that of the new one, or of its first value where they differ."""
-    known = None if old is None else _type_of(old.dropna())
-    if known is not None:
-        return known
-    first = [value for value in values if value is not None][:1]
-    found = [kind for kind in (_type_of(column), _type_of(first)) if kind is not None and _rule_of(kind)]
-    return found[0] if found else pa.string() if first and isinstance(first[0], str) else pa.null()
+    """The type of the catalogue's column, of whole numbers wide enough for all; else that of the new one."""
+    held = pd.Series(dtype=object) if old is None else old.dropna()
+    kind = _type_of(held)
+    if kind is None:
+        held, kind = held.head(0), _new_kind(column, values)
+    return _number_kind(kind, held, values) if pa.types.is_integer(kind) else kind
+
+
+def _new_kind(column: pd.Series, values: Sequence[object]) -> pa.DataType:
+    """The type of a column that the catalogue lacks: of its first value where Arrow has none for all of them."""
+    first = next((value for value in values if value is not None), None)
+    if (kind := _type_of(column)) is None and _is_finite(first):  # large numbers, or fractions beside them
+        kind = pa.int64() if any(_is_finite(value) and not _is_fraction(value) for value in values) else pa.float64()
+    found = [kind for kind in (kind, _type_of([first])) if kind is not None and _rule_of(kind)]
+    return found[0] if found else arrow.TEXT if isinstance(first, str) else pa.null()
+
+
+def _number_kind(kind: pa.DataType, held: pd.Series, values: Sequence[Any]) -> pa.DataType:
+    """What holds the whole numbers of a column and the new numbers: fractions if some are and no other is rounded.
+
+    Args:
+        held: the column's numbers, of this kind; none where the catalogue lacks it.
+    """
+    numbers = [value for value in values if _is_finite(value)]
+    whole = [int(value) for value in numbers if _is_whole(value)]
+    if len(held):
+        known = held.astype(kind.to_pandas_dtype())
+        whole += [int(known.min()), int(known.max())]
+    low, high = min(whole, default=0), max(whole, default=0)
+    if not all(map(_is_whole, numbers)) and max(-low, high) <= MAX_EXACT:
+        return pa.float64()
+    wide = kind if kind.bit_width == 64 else pa.int64()  # for what none holds, which is then refused
+    limits = {one: np.iinfo(one.to_pandas_dtype()) for one in (kind, pa.int64(), pa.uint64())}
+    return next((one for one, limit in limits.items() if limit.min <= low and high <= limit.max), wide)
 
 
 def _type_of(values: pd.Series | list) -> pa.DataType | None:
@@ -115,6 +165,8 @@ def _scalar(value: Any, kind: pa.DataType) -> pa.Scalar:
     expected, fits = _rule_of(kind) or ("a value", lambda value: True)
     if not fits(value):
         raise ValueError(expected)
+    if pa.types.is_integer(kind) and not _is_whole(value):
+        raise ValueError("a whole number of 64 bits")  # a fraction beside large ones would round them all
     try:
         scalar = pa.scalar(_plain(value, kind), kind)
         if not pa.types.is_floating(kind) or math.isfinite(scalar.as_py()):  # a narrow type rounds to infinity
@@ -125,7 +177,9 @@ def _scalar(value: Any, kind: pa.DataType) -> pa.Scalar:
 
 
 def _plain(value: Any, kind: pa.DataType) -> Any:
-    """What Arrow does not do itself: a fraction of a large whole number, the first moment of a day."""
+    """What Arrow does not do itself: a fraction of a large whole number and back, the first moment of a day."""
+    if pa.types.is_integer(kind):
+        return int(value)
     if pa.types.is_floating(kind):
         return float(value)
     if pa.types.is_timestamp(kind) and not isinstance(value, datetime.datetime):
@@ -154,6 +208,15 @@ def _is_finite(value: Any) -> bool:
     if isinstance(value, int):
         return not isinstance(value, bool)  # NumPy knows no very large ones
     return isinstance(value, float | np.integer | np.floating) and bool(np.isfinite(value))
+
+
+def _is_whole(number: Any) -> bool:
+    """True for whole numbers; for fractions only where no other whole number would be the same fraction."""
+    return not _is_fraction(number) or (abs(float(number)) <= MAX_EXACT and float(number).is_integer())
+
+
+def _is_fraction(value: object) -> bool:
+    return isinstance(value, float | np.floating)
 
 
 def _is_day(value: Any) -> bool:

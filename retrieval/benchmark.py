@@ -102,7 +102,7 @@ def segments_of(path: Path, column: str = "segment") -> dict[str, str]:
     frame = read_users(path).frame
     if column not in frame.columns:
         raise ValueError(f"users: expected a column {column!r} in {str(path)!r}, got {', '.join(frame.columns)}")
-    return dict(zip(frame["user_id"].astype(str), frame[column].fillna("").astype(str), strict=True))
+    return dict(zip(frame["user_id"].astype(str), frame[column].astype("str").fillna(""), strict=True))
 
 
 def repeats_matter(interactions: Interactions, split: str) -> bool:

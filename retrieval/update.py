@@ -14,7 +14,7 @@ import pandas as pd
 import scipy.sparse as sp
 import torch
 
-from retrieval.added_items import as_frame, like_catalogue
+from retrieval.added_items import as_frame, like_catalogue, put_below
 from retrieval.catalogue import Catalogue, render_items
 from retrieval.data import IdMap, Interactions, Items
 from retrieval.data.columns import ITEM_TEXTS
@@ -52,7 +52,7 @@ def add_items(recommender: Recommender, frame: pd.DataFrame | Sequence[Mapping[s
     known = [item_id for item_id in IdMap.of(new["item_id"]).ids if item_id in old.ids]
     if known:
         raise ValueError(f"add_items: expected new items, got known ones: {known[:5]}; replace_catalogue changes texts")
-    joined = pd.concat([old.frame, new], ignore_index=True)
+    joined = put_below(old.frame, new)
     text = [name for name in ITEM_TEXTS if name in joined]
     joined[text] = joined[text].fillna("").astype(str)
     return replace_catalogue(recommender, Items(IdMap.of(joined["item_id"]), joined))

@@ -45,6 +45,16 @@ def nulls(column: pa.Array) -> np.ndarray:
     return as_mask(column.is_null())
 
 
+def without_nan(column: pa.Array) -> pa.Array:
+    """Gives the column with null for NaN."""
+    return pc.if_else(pc.is_nan(column), None, column) if pa.types.is_floating(column.type) else column
+
+
+def largest(numbers: pa.Array) -> float:
+    """Gives the largest absolute value of fractions, 0 when there is none."""
+    return pc.max(pc.abs(without_nan(numbers).cast(pa.float64()))).as_py() or 0
+
+
 def matches(texts: pa.Array, pattern: str) -> np.ndarray:
     """Gives bool (n,), True where RE2 `pattern` is found; null is False."""
     return as_mask(pc.match_substring_regex(texts, pattern))

@@ -12,6 +12,7 @@ from retrieval.data import arrow
 from retrieval.data.chunks import Chunk
 from retrieval.data.ids import IdEncoder, IdMap
 from retrieval.data.infer import Inferred, infer
+from retrieval.data.join import join_parts, to_frame
 from retrieval.data.rejects import RejectLog, RowFaults, values_of
 from retrieval.data.values import describe, plain_text, read_texts
 
@@ -89,7 +90,7 @@ class CatalogueBuilder:
             column = pa.array([plain_text(value) for value in column], arrow.TEXT)
         kind = column.type
         if pa.types.is_decimal(kind):
-            return column.cast(pa.float64())
+            return _undecimal(column)
         plain = (
             pa.types.is_boolean,
             pa.types.is_integer,
@@ -118,7 +119,7 @@ class CatalogueBuilder:
         names = {name for part in self._parts for name in part} - set(self.text_columns)
         joined = {name: self._join(name, log) for name in (*self.text_columns, *sorted(names))}
         ids = self._encoder.to_map(rows[keep])
-        frame = pa.table(joined).to_pandas()
+        frame = to_frame(joined)
         frame.insert(0, self.id_column, pd.Series(ids.ids, dtype="str"))
         return ids, frame
 
@@ -167,13 +168,12 @@ class CatalogueBuilder:
 
     def _join(self, name: str, log: RejectLog) -> pa.ChunkedArray | pa.Array:
         parts = [part.get(name, pa.nulls(len(rows))) for part, rows in zip(self._parts, self._rows, strict=True)]
-        kinds = {part.type for part in parts if not pa.types.is_null(part.type)}
-        has_numbers = any(arrow.is_number(kind) for kind in kinds)
-        numeric = all(arrow.is_number(kind) for kind in kinds)
-        kind = kinds.pop() if len(kinds) == 1 else pa.float64() if kinds and numeric else arrow.TEXT
-        column = pa.chunked_array([part.cast(kind, safe=False) for part in parts], type=kind)
-        mixed = name in self._mixed or (has_numbers and not numeric)
-        if name in self.text_columns or not arrow.is_text(kind) or not (mixed or name in self._untyped):
+        joined = join_parts(parts)
+        column = joined.column
+        if joined.note:
+            self.warnings.append(f"{name} {joined.note}")
+        mixed = name in self._mixed or any(map(arrow.is_number, joined.kinds))
+        if name in self.text_columns or not arrow.is_text(column.type) or not (mixed or name in self._untyped):
             return column
         found = infer(column, mixed=mixed)
         self._report(name, found, column, log)
@@ -197,6 +197,16 @@ class CatalogueBuilder:
         for place, cell in zip(misfits, cells, strict=True):
             log.note(self._places[files[place]][0], int(numbers[place]), reason, {name: cell})
         self.warnings.append(f"{len(misfits):,} cells of {name} are no {found.kind}s and were emptied (first: {first})")
+
+
+def _undecimal(column: pa.Array) -> pa.Array:
+    """Decimals as whole numbers where they have no places and 64 bits hold them (as NUMBER), else as fractions."""
+    if column.type.scale == 0:
+        try:
+            return column.cast(pa.int64())
+        except pa.ArrowInvalid:
+            pass
+    return column.cast(pa.float64())
 
 
 def encode_ids(encoder: IdEncoder, chunk: Chunk, name: str, faults: RowFaults) -> np.ndarray:

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from retrieval.added_items import as_frame, like_catalogue
+from retrieval.added_items import as_frame, like_catalogue, put_below
 from retrieval.recommend import Recommender
 from retrieval.storage import save_bundle
 from retrieval.update import add_items
@@ -70,7 +70,7 @@ def shop(recommender: Recommender) -> Recommender:
         ("shade", HALF, "text of whole characters"),
         ("nothing", HALF, "text of whole characters"),
         ("unheard", HALF, "text of whole characters"),
-        ("unheard", 2**70, "text, a number of 64 bits, true or false, a date or a list of these"),
+        ("unheard", 2**70, "a finite number that fits int64"),
         ("unheard", {}, "text, a number of 64 bits, true or false, a date or a list of these"),
         ("unheard", object(), "text, a number of 64 bits, true or false, a date or a list of these"),
     ],
@@ -139,5 +139,67 @@ def test_items_of_every_kind_are_saved_and_served_again(shop, tmp_path):
 def test_columns_keep_the_types_of_the_catalogue():
     old = catalogue_frame().drop(columns="nothing")
     new = like_catalogue(as_frame(old.assign(item_id=[f"n-{row}" for row in range(len(old))])), old)
-    joined = pd.concat([old, new], ignore_index=True)
+    joined = put_below(old, new)
     pd.testing.assert_series_equal(joined.dtypes.drop("shade"), old.dtypes.drop("shade"))
+
+
+# Numbers
+
+BIG = 2**53 + 1
+"""As a fraction it would be BIG - 1."""
+
+
+def numbers_below(old, new) -> pd.Series:
+    """The column that a catalogue with these numbers (or without any, None) has after new ones; ... gives none."""
+    known = pd.DataFrame({"item_id": ["a", "b"], "title": ["cup", "lamp"]})
+    known = known if old is None else known.assign(number=old)
+    rows = [{"item_id": f"n-{row}", "title": "robot", "number": value} for row, value in enumerate(new)]
+    rows = [{name: value for name, value in row.items() if value is not ...} for row in rows]
+    return pd.Series(put_below(known, like_catalogue(as_frame(rows), known))["number"])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "kind", "expected"),
+    [
+        ([BIG, 1], [...], "Int64", [BIG, 1, None]),
+        ([BIG, 1], [None, BIG + 1], "Int64", [BIG, 1, None, BIG + 1]),
+        ([BIG, 1], [2.0], "int64", [BIG, 1, 2]),
+        (pd.array([BIG, None], dtype="Int64"), [BIG + 1], "Int64", [BIG, None, BIG + 1]),
+        (np.array([1, 2], dtype=np.int8), [BIG], "int64", [1, 2, BIG]),
+        ([1, 2], [2**64 - 1], "uint64", [1, 2, 2**64 - 1]),
+        (pd.array([2**64 - 1, None], dtype="UInt64"), [1], "UInt64", [2**64 - 1, None, 1]),
+        (pd.Categorical([BIG, 1]), [BIG + 1], "int64", [BIG, 1, BIG + 1]),
+        (pd.array([BIG, 1], dtype="int64[pyarrow]"), [...], "Int64", [BIG, 1, None]),
+        ([np.nan, np.nan], [BIG, None], "Int64", [None, None, BIG, None]),
+        (pd.array([None, None], dtype="str"), [BIG], "Int64", [None, None, BIG]),
+        (None, [BIG, None], "Int64", [None, None, BIG, None]),
+        (None, [2.0, BIG], "Int64", [None, None, 2, BIG]),
+        (None, [2**64 - 1, 1], "UInt64", [None, None, 2**64 - 1, 1]),
+        (None, [2.5, 1], "float64", [None, None, 2.5, 1]),
+        ([2**53, 1], [0.5], "float64", [2**53, 1, 0.5]),
+        (pd.array([3, None], dtype="Int64"), [0.5], "float64", [3, None, 0.5]),
+        (pd.array([1, "x"], dtype=object), [2], "object", [1, "x", 2]),
+    ],
+)
+def test_whole_numbers_stay_whole_above_and_below_any_others(old, new, kind, expected):
+    joined = numbers_below(old, new)
+    assert joined.dtype == kind
+    assert [None if pd.isna(value) else value for value in joined] == expected
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ([BIG, 1], [0.5], "row 0, item 'n-0': expected a whole number of 64 bits as number, got 0.5"),
+        ([BIG, 1], [1e17], "row 0, item 'n-0': expected a whole number of 64 bits as number, got 1e+17"),
+        ([1, 2], [BIG, 0.5], "row 1, item 'n-1': expected a whole number of 64 bits as number, got 0.5"),
+        (None, [BIG, 0.5], "row 1, item 'n-1': expected a whole number of 64 bits as number, got 0.5"),
+        (None, [0.5, BIG], "row 0, item 'n-0': expected a whole number of 64 bits as number, got 0.5"),
+        ([-1, 2], [2**64 - 1], "expected a finite number that fits int64 as number, got 18446744073709551615"),
+        ([2**64 - 1, 2], [-1], "expected a finite number that fits uint64 as number, got -1"),
+        (np.array([1, 2], dtype=np.int8), [2**64], "expected a finite number that fits int64 as number"),
+    ],
+)
+def test_what_would_round_whole_numbers_is_refused(old, new, said):
+    with pytest.raises(ValueError, match=re.escape(said)):
+        numbers_below(old, new)

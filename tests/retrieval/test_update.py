@@ -13,6 +13,8 @@ from retrieval.config import Config
 from retrieval.evaluate import evaluate
 from retrieval.fit import fit
 from retrieval.recommend import Recommender
+from retrieval.storage import save_bundle
+from retrieval.text import TextConfig, item_texts
 from retrieval.two_stage import trained_vectors_of
 from retrieval.update import add_items, replace_catalogue
 from tests.world import item_frame, make_items
@@ -31,6 +33,7 @@ GOOD = {"item_id": ["extra-1", "extra-2"], "title": ["big red robot", "small cup
         ({"description": [["a"], "b"]}, r"row 0, item 'extra-1': expected text as description, got \['a'\] \(list\)"),
         ({"size": [3, "large"]}, r"row 1, item 'extra-2': expected a finite number as size, got 'large' \(str\)"),
         ({"size": [3, np.inf]}, "expected a finite number as size, got inf"),
+        ({"size": [3, 2**70]}, "expected a finite number that fits int64 as size, got 1180591620717411303424"),
         ({"size": [3, True]}, "expected a finite number as size, got True"),
         ({"colour": ["red", datetime.date(2026, 1, 1)]}, "row 1, item 'extra-2': expected text as colour"),
         ({"note": ["a", 1]}, r"row 1, item 'extra-2': expected text as note, got 1 \(int\)"),
@@ -70,6 +73,38 @@ def test_attributes_may_be_missing_or_new(recommender):
     larger = add_items(recommender, frame)
     assert len(larger.item_ids) == len(recommender.item_ids) + 2
     assert larger.search("big red robot", k=1, filters="size > 3 and weight = 1")[0].item_id == "extra-1"
+
+
+BIG = 123456789012345678
+"""As a fraction it would be another number."""
+
+
+@pytest.mark.parametrize("door", ["table", "mappings"])
+def test_whole_numbers_of_new_and_of_known_items_stay_exact(recommender, door, tmp_path):
+    """Also in a bundle, and in the texts: a whole number is written as one, a missing one not at all."""
+    first = [{"item_id": "extra-1", "title": "robot", "sku": BIG}, {"item_id": "extra-2", "title": "cup"}]
+    rows = pd.DataFrame(first).assign(sku=pd.array([BIG, None], dtype="Int64")) if door == "table" else first
+    larger = add_items(add_items(recommender, rows), [{"item_id": "extra-3", "title": "lamp", "sku": BIG + 1}])
+    save_bundle(tmp_path / "bundle", larger)
+    for found in (larger, Recommender.load(tmp_path / "bundle")):
+        frame = found.model.catalogue.items.frame
+        assert {name: str(frame[name].dtype) for name in ("sku", "size")} == {"sku": "Int64", "size": "Int64"}
+        assert found.search("robot", k=9, filters=f"sku = {BIG}").item_ids == ["extra-1"]
+        assert found.search("robot", k=9, filters=f"sku >= {BIG}").item_ids == ["extra-1", "extra-3"]
+        texts = item_texts(frame.to_dict("records"), TextConfig(item_template="{title} {sku} {size}"))
+        assert texts[-3:] == [f"robot {BIG}", "cup", f"lamp {BIG + 1}"]
+        assert texts[0].endswith(" 0")
+        with pytest.raises(ValueError, match=r"column of the item table \(.*, size, sku\), got 'genre'"):
+            found.search("robot", k=1, filters="genre = 'Crime'")
+
+
+def test_a_fraction_beside_numbers_that_it_would_round_is_refused(recommender):
+    larger = add_items(recommender, [{"item_id": "extra-1", "title": "robot", "sku": BIG}])
+    with pytest.raises(ValueError, match=r"item 'extra-2': expected a whole number of 64 bits as sku, got 1\.5"):
+        add_items(larger, [{"item_id": "extra-2", "title": "cup", "sku": 1.5}])
+    with pytest.raises(ValueError, match="expected a finite number that fits int64 as sku"):
+        add_items(larger, [{"item_id": "extra-2", "title": "cup", "sku": 2**70}])
+    assert add_items(larger, [{"item_id": "extra-2", "title": "cup", "sku": 2.0}]).search("cup", filters="sku = 2")
 
 
 def test_items_may_come_one_mapping_each(recommender):

@@ -1,11 +1,16 @@
 """The parts of an attribute, as files and chunks give them, become one column without losing anything."""
 
+from decimal import Decimal
+
+import pandas as pd
 import pyarrow as pa
 import pytest
 
+from retrieval.benchmark import segments_of
 from retrieval.data import arrow, read_items
 from retrieval.data.infer import infer
-from tests.retrieval.data.writing import parquet
+from retrieval.item_filter import item_mask
+from tests.retrieval.data.writing import jsonl, parquet, save
 
 
 def folder_of(tmp_path, *parts, name="x"):
@@ -40,3 +45,74 @@ def test_what_a_column_of_texts_holds_is_told_with_offsets_of_64_bits(cells):
     column = pa.chunked_array([pa.array(cells, arrow.TEXT)] * 2)
     assert infer(column, mixed=False).column.type == pa.large_string()
     assert arrow.trimmed(column.combine_chunks()).type == pa.large_string()
+
+
+# Numbers
+
+BIG = 123456789012345678
+"""As a fraction it would be BIG + 2, as would be BIG + 1."""
+
+
+def found(items, filters):
+    return items.ids.ids[item_mask(items.frame, filters)].tolist()
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+def test_whole_numbers_stay_exact_where_one_is_missing(tmp_path, suffix):
+    rows = {"item_id": ["a", "b", "c"], "title": ["a", "b", "c"], "sku": pd.array([BIG, BIG + 1, None], dtype="Int64")}
+    file = tmp_path / f"items.{suffix}"
+    if suffix == "jsonl":
+        jsonl(file, [{"item_id": "a", "title": "a", "sku": BIG}, {"item_id": "b", "title": "b", "sku": BIG + 1},
+                     {"item_id": "c", "title": "c"}])  # fmt: skip
+    else:
+        save(pd.DataFrame(rows), file)
+    for items in (read_items(file), read_items(pd.DataFrame(rows))):
+        assert items.frame["sku"].dtype == "Int64"
+        assert found(items, f"sku = {BIG}") == ["a"]
+        assert found(items, f"sku != {BIG}") == ["b"]
+        assert found(items, "sku is missing") == ["c"]
+
+
+@pytest.mark.parametrize(
+    ("parts", "kind"),
+    [
+        ([pa.array([1], pa.int32()), pa.array([BIG])], "int64"),
+        ([pa.array([1], pa.int8()), pa.array([2], pa.uint8())], "int64"),
+        ([pa.array([2**64 - 1], pa.uint64()), pa.array([BIG])], "uint64"),
+        ([pa.array([2**64 - 1, None], pa.uint64())], "UInt64"),
+        ([pa.array([1, None], pa.int32()), pa.array([BIG])], "Int64"),
+        ([pa.array([BIG]), pa.array([5.0, None])], "Int64"),
+        ([pa.array([BIG]), pa.array([5.0, float("nan")])], "Int64"),
+        ([pa.array([Decimal(BIG), None])], "Int64"),
+        ([pa.array([BIG]), pa.nulls(1)], "Int64"),
+    ],
+)
+def test_whole_numbers_of_several_widths_are_joined_exactly(tmp_path, parts, kind):
+    items = read_items(folder_of(tmp_path, *parts))
+    assert items.frame["x"].dtype == kind
+    expected = [None if value != value else value for part in parts for value in part.to_pylist()]
+    assert pa.array(items.frame["x"]).to_pylist() == expected
+    assert items.report.warnings == ()
+
+
+def test_whole_numbers_with_gaps_may_tell_users_apart(tmp_path):
+    (tmp_path / "users.csv").write_text("user_id,age\na,30\nb,\n")
+    assert segments_of(tmp_path / "users.csv", "age") == {"a": "30", "b": ""}
+
+
+def test_whole_numbers_beside_fractions_are_fractions_and_rounding_is_told(tmp_path):
+    items = read_items(folder_of(tmp_path, [1, 2], [2.5]))
+    assert (items.frame["x"].tolist(), items.report.warnings) == ([1, 2, 2.5], ())
+    (tmp_path / "other").mkdir()
+    items = read_items(folder_of(tmp_path / "other", [BIG], [2.5]))
+    assert items.frame["x"].dtype == "float64"
+    assert items.report.warnings[0].startswith("x holds fractions and whole numbers above 2**53, which are rounded")
+
+
+def test_a_fraction_too_large_to_be_exact_makes_no_whole_number(tmp_path):
+    assert read_items(folder_of(tmp_path, [1], [1e17])).frame["x"].dtype == "float64"
+
+
+def test_whole_numbers_that_64_bits_do_not_hold_together_stay_exact_as_text(tmp_path):
+    items = read_items(folder_of(tmp_path, [-1], pa.array([2**64 - 1], pa.uint64())))
+    assert items.frame["x"].tolist() == ["-1", str(2**64 - 1)]
