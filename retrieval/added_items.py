@@ -2,7 +2,7 @@
 below the others.
 
 With one value of another type among them no filter could read the column any more, and no bundle hold it. Whole numbers
-stay whole, as where a table is read (`retrieval.data.join`).
+stay whole and moments stay moments, as where a table is read (`retrieval.data.join`).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from pandas.api.types import is_datetime64_any_dtype, is_integer_dtype, is_scalar
 
 from retrieval.data import arrow, canonical_id
 from retrieval.data.columns import ITEM_TEXTS
@@ -72,10 +73,14 @@ def like_catalogue(frame: pd.DataFrame, old: pd.DataFrame) -> pd.DataFrame:
 
 
 def put_below(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
-    """Both tables, one below the other; whole numbers stay whole where one table has none, or other widths."""
+    """Both tables, one below the other; whole numbers and moments are joined as a reader joins them.
+
+    pandas makes fractions of whole numbers, and objects of moments, where one table has none or other widths.
+    """
     joined = pd.concat([old, new], ignore_index=True)
     for name in joined.columns:
-        if any(pd.api.types.is_integer_dtype(table[name]) for table in (old, new) if name in table):
+        columns = [table[name] for table in (old, new) if name in table]
+        if any(is_integer_dtype(column) or is_datetime64_any_dtype(column) for column in columns):
             try:
                 column = join_parts([_part(name, table) for table in (old, new)]).column
             except _REFUSALS:  # the catalogue's own column has no one type
@@ -226,7 +231,7 @@ def _is_day(value: Any) -> bool:
 
 
 def _is_missing(value: Any) -> bool:
-    return value is None or (pd.api.types.is_scalar(value) and bool(pd.isna(value)))
+    return value is None or (is_scalar(value) and bool(pd.isna(value)))
 
 
 def _short(value: object) -> str:

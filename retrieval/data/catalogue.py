@@ -12,7 +12,7 @@ from retrieval.data import arrow
 from retrieval.data.chunks import Chunk
 from retrieval.data.ids import IdEncoder, IdMap
 from retrieval.data.infer import Inferred, infer
-from retrieval.data.join import join_parts, to_frame
+from retrieval.data.join import in_words, join_parts, to_frame
 from retrieval.data.rejects import RejectLog, RowFaults, values_of
 from retrieval.data.values import describe, plain_text, read_texts
 
@@ -173,11 +173,16 @@ class CatalogueBuilder:
         if joined.note:
             self.warnings.append(f"{name} {joined.note}")
         mixed = name in self._mixed or any(map(arrow.is_number, joined.kinds))
-        if name in self.text_columns or not arrow.is_text(column.type) or not (mixed or name in self._untyped):
-            return column
-        found = infer(column, mixed=mixed)
-        self._report(name, found, column, log)
-        return found.column
+        if name not in self.text_columns and arrow.is_text(column.type) and (mixed or name in self._untyped):
+            found = infer(column, mixed=mixed)
+            self._report(name, found, column, log)
+            column = found.column
+        words = in_words(joined.kinds) + ["values that no one type holds"] * (name in self._mixed)
+        if arrow.is_text(column.type) and (joined.kinds or name in self._mixed):
+            self.warnings.append(
+                f"{name} comes as {' and as '.join(words)}, and is kept as text; write it in one way to filter by range"
+            )
+        return column
 
     def _report(self, name: str, found: Inferred, column: pa.ChunkedArray, log: RejectLog) -> None:
         """Says which cells of an attribute are not of its kind, and what became of them."""

@@ -1,10 +1,12 @@
 """The parts of a column, as files and chunks give them, become one column; a table of such columns becomes a frame.
 
 Whole numbers stay whole numbers, whatever their width and whether or not some are missing: as fractions they would be
-rounded above 2**53, and a filter by such a number would find another item.
+rounded above 2**53, and a filter by such a number would find another item. Days and moments of any unit become moments
+of one unit; a moment without a zone is one of UTC and a day is its first moment, as in filters. Only parts that have
+nothing in common become text.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -19,6 +21,16 @@ _NULLABLE = {
     **dict.fromkeys(
         (pa.int8(), pa.int16(), pa.int32(), pa.int64(), pa.uint8(), pa.uint16(), pa.uint32()), pd.Int64Dtype()
     ),
+}
+_UNITS = ("s", "ms", "us", "ns")
+_WORDS = {
+    arrow.is_text: "text",
+    pa.types.is_boolean: "true and false",
+    pa.types.is_unsigned_integer: "unsigned whole numbers",
+    pa.types.is_integer: "whole numbers",
+    pa.types.is_floating: "fractions",
+    pa.types.is_date: "dates",
+    pa.types.is_timestamp: "dates with times",
 }
 
 
@@ -40,8 +52,19 @@ def join_parts(parts: Sequence[pa.Array]) -> Joined:
     kinds = frozenset(part.type for part in parts if not pa.types.is_null(part.type))
     if len(kinds) < 2:
         return Joined(_as(parts, next(iter(kinds), arrow.TEXT)))
-    found = _numbers(parts, kinds) if all(map(arrow.is_number, kinds)) else None
+    found = None
+    if all(map(arrow.is_number, kinds)):
+        found = _numbers(parts, kinds)
+    elif all(map(pa.types.is_date, kinds)):
+        found = Joined(_as(parts, pa.date32()))
+    elif all(pa.types.is_date(kind) or pa.types.is_timestamp(kind) for kind in kinds):
+        found = _moments(parts, kinds)
     return found or Joined(_as(parts, arrow.TEXT), kinds=kinds)
+
+
+def in_words(kinds: Iterable[pa.DataType]) -> list[str]:
+    """Names kinds for a person, each once, in the order of the alphabet."""
+    return sorted({next((word for test, word in _WORDS.items() if test(kind)), str(kind)) for kind in kinds})
 
 
 def _numbers(parts: Sequence[pa.Array], kinds: frozenset[pa.DataType]) -> Joined | None:
@@ -61,6 +84,23 @@ def _numbers(parts: Sequence[pa.Array], kinds: frozenset[pa.DataType]) -> Joined
 
 def _may_be_whole(part: pa.Array) -> bool:
     return not pa.types.is_floating(part.type) or arrow.largest(part) <= MAX_EXACT
+
+
+def _moments(parts: Sequence[pa.Array], kinds: frozenset[pa.DataType]) -> Joined:
+    """Moments in the finest unit, in the one zone of all, or in UTC where there are several."""
+    stamps = [kind for kind in kinds if pa.types.is_timestamp(kind)]
+    zones = {kind.tz for kind in stamps}
+    zone = next(iter(zones)) if len(zones) == 1 else "UTC"
+    notes = []
+    if len(stamps) < len(kinds):
+        notes.append("comes as dates and as dates with times; a date counts as its first moment in UTC")
+    if None in zones and len(zones) > 1:
+        notes.append("has times with and without a zone; those without are read as UTC")
+    finest = max((kind.unit for kind in stamps), key=_UNITS.index)
+    column = _exactly(parts, pa.timestamp(finest, zone))
+    if column is None:  # nanoseconds end in the year 2262
+        column = _as(parts, pa.timestamp("us", zone))
+    return Joined(column, ", and ".join(notes))
 
 
 def _exactly(parts: Sequence[pa.Array], kind: pa.DataType) -> pa.ChunkedArray | None:

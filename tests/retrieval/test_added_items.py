@@ -143,6 +143,14 @@ def test_columns_keep_the_types_of_the_catalogue():
     pd.testing.assert_series_equal(joined.dtypes.drop("shade"), old.dtypes.drop("shade"))
 
 
+def test_moments_below_a_column_that_holds_nothing_are_moments():
+    old = pd.DataFrame({"item_id": ["a"], "title": ["cup"], "nothing": [np.nan]})
+    new = like_catalogue(as_frame([{**NEW, "nothing": MOMENT, "since": pd.Timestamp(MOMENT, tz="UTC")}]), old)
+    joined = put_below(old, new)
+    assert joined.dtypes[["nothing", "since"]].astype(str).tolist() == ["datetime64[us]", "datetime64[us, UTC]"]
+    assert joined["nothing"].tolist() == [pd.NaT, pd.Timestamp(MOMENT)]
+
+
 # Numbers
 
 BIG = 2**53 + 1

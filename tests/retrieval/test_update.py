@@ -107,6 +107,14 @@ def test_a_fraction_beside_numbers_that_it_would_round_is_refused(recommender):
     assert add_items(larger, [{"item_id": "extra-2", "title": "cup", "sku": 2.0}]).search("cup", filters="sku = 2")
 
 
+def test_a_date_beside_dates_with_times_is_a_date_for_filters(recommender):
+    stamps = pd.DataFrame({**GOOD, "since": pd.to_datetime(["2024-01-01T10:00", None])})
+    larger = add_items(recommender, stamps)
+    day = {"item_id": "extra-3", "title": "lamp", "since": datetime.date(2024, 1, 2)}
+    found = add_items(larger, [day]).search("lamp", k=9, filters="since > '2024-01-01T11:00'")
+    assert found.item_ids == ["extra-3"]
+
+
 def test_items_may_come_one_mapping_each(recommender):
     frame = pd.DataFrame(GOOD)
     from_table, from_records = add_items(recommender, frame), add_items(recommender, frame.to_dict("records"))

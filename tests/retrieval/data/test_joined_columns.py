@@ -1,5 +1,6 @@
 """The parts of an attribute, as files and chunks give them, become one column without losing anything."""
 
+import datetime
 from decimal import Decimal
 
 import pandas as pd
@@ -116,3 +117,69 @@ def test_a_fraction_too_large_to_be_exact_makes_no_whole_number(tmp_path):
 def test_whole_numbers_that_64_bits_do_not_hold_together_stay_exact_as_text(tmp_path):
     items = read_items(folder_of(tmp_path, [-1], pa.array([2**64 - 1], pa.uint64())))
     assert items.frame["x"].tolist() == ["-1", str(2**64 - 1)]
+
+
+# Dates
+
+NEW_YEAR = datetime.datetime(2024, 1, 1)
+
+
+def moments(unit, *values, zone=None):
+    return pa.array(values, pa.timestamp(unit, zone))
+
+
+@pytest.mark.parametrize(
+    ("parts", "kind"),
+    [
+        ([moments("us", NEW_YEAR), moments("ns", NEW_YEAR)], "datetime64[ns]"),
+        ([moments("s", NEW_YEAR), moments("ms", NEW_YEAR, None)], "datetime64[ms]"),
+        ([moments("us", datetime.datetime(9999, 1, 1)), moments("ns", NEW_YEAR)], "datetime64[us]"),
+        ([moments("us", NEW_YEAR, zone="Asia/Tokyo"), moments("ns", NEW_YEAR, zone="Asia/Tokyo")], "Asia/Tokyo]"),
+        ([moments("us", NEW_YEAR, zone="Asia/Tokyo"), moments("us", NEW_YEAR, zone="Europe/Berlin")], "UTC]"),
+        ([pa.array([NEW_YEAR.date()]), pa.array([NEW_YEAR.date()], pa.date64())], "object"),
+    ],
+)
+def test_dates_of_several_units_are_joined_as_dates(tmp_path, parts, kind):
+    items = read_items(folder_of(tmp_path, *parts))
+    assert str(items.frame["x"].dtype).endswith(kind)
+    expected = [value for part in parts for value in part.cast(pa.timestamp("us", getattr(part.type, "tz", None)))]
+    assert pa.array(items.frame["x"]).cast(pa.timestamp("us")).to_pylist() == [
+        value.cast(pa.timestamp("us")).as_py() for value in expected
+    ]
+    assert items.report.warnings == ()
+    assert found(items, "x > '2023-12-31T23:59:59' and x <= '2024-01-01'")
+
+
+@pytest.mark.parametrize(
+    ("parts", "warning"),
+    [
+        ([moments("us", NEW_YEAR), moments("us", NEW_YEAR, zone="Asia/Tokyo")], "x has times with and without a zone"),
+        ([moments("us", NEW_YEAR), pa.array([NEW_YEAR.date()])], "x comes as dates and as dates with times"),
+        ([moments("us", NEW_YEAR, zone="Asia/Tokyo"), pa.array([NEW_YEAR.date()])], "x comes as dates and"),
+    ],
+)
+def test_dates_of_different_meaning_are_read_as_filters_read_them_and_told(tmp_path, parts, warning):
+    items = read_items(folder_of(tmp_path, *parts))
+    assert len(found(items, "x = '2024-01-01'")) == 2
+    assert items.report.warnings[0].startswith(warning)
+
+
+@pytest.mark.parametrize(
+    ("parts", "warning"),
+    [
+        ([[1], ["XL"]], "x comes as text and as whole numbers, and is kept as text"),
+        ([[True], ["XL"]], "x comes as text and as true and false, and is kept as text"),
+        ([[1], moments("us", NEW_YEAR)], "x comes as dates with times and as whole numbers, and is kept as text"),
+        ([[-1], pa.array([2**64 - 1], pa.uint64())], "x comes as unsigned whole numbers and as whole"),
+    ],
+)
+def test_a_column_that_becomes_text_as_its_parts_disagree_is_told(tmp_path, parts, warning):
+    assert read_items(folder_of(tmp_path, *parts)).report.warnings[-1].startswith(warning)
+
+
+def test_a_column_of_json_that_no_type_holds_is_told_where_it_becomes_text(tmp_path):
+    rows = [{"item_id": "a", "title": "a", "x": True}, {"item_id": "b", "title": "b", "x": "XL"}]
+    items = read_items(jsonl(tmp_path / "items.jsonl", rows))
+    assert items.report.warnings == (
+        "x comes as values that no one type holds, and is kept as text; write it in one way to filter by range",
+    )
