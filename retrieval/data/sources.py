@@ -138,7 +138,8 @@ def read_interactions(
         rejects: where to write refused rows (see `rejects.py` for what `row` counts).
         events: event -> weight; events it lacks are refused, and a column event must be there. None: every event
             weighs 1, impressions 0.
-        time_unit: "auto" takes seconds, ISO dates and positions, and refuses milliseconds with a hint.
+        time_unit: "auto" takes seconds, ISO dates (without a zone: read as UTC) and positions, and refuses milliseconds
+            with a hint.
         unlabelled: what to do with an empty label where the data has labels; "keep" takes it as an interaction.
         max_bad_rows: stop with an error above so many refused rows; None: where most of them are.
 

@@ -1,6 +1,7 @@
 """Timestamps as Unix seconds, ISO dates or positions become float64; each table is one kind or the other.
 
-Dates without a zone are UTC. Numbers below 100,000,000 (March 1973) throughout are positions: the place of an
+Dates without a zone are read as UTC: where clocks are ahead of it, the newest seem to lie in the future, and are let
+through as far as that can be. Numbers below 100,000,000 (March 1973) throughout are positions: the place of an
 interaction in its user's history, or in the file. Milliseconds are never guessed: they need time_unit="milliseconds".
 """
 
@@ -19,6 +20,10 @@ TimeUnit = Literal["auto", "seconds", "milliseconds", "positions"]
 MAX_POSITION = 1e8
 _MIN_MILLISECONDS = 1e11  # as seconds the year 5138; as milliseconds March 1973
 _CLOCK_SKEW_S = 300
+_AHEAD_OF_TIME_S = 14 * 3600  # no clock is further ahead of UTC
+_AHEAD_OF_DAY_S = 24 * 3600  # tomorrow, for a day's first moment
+_DAY = r"^[0-9/-]*$"
+_ZONE = r"[T ].*[Zz+-]"  # behind the day, as that may hold a - itself
 
 
 @dataclass
@@ -42,10 +47,11 @@ class TimeReader:
         Raises:
             ValueError: under "auto", when most numbers of a chunk look like milliseconds.
         """
-        values, is_date, missing, wrong = _parse(column)
+        times = _parse(column)
+        values, is_date = times.values, times.is_date
         if self.unit == "milliseconds":
             values = np.where(is_date, values, values / 1000)
-        faults = [(missing, "is missing"), (wrong, "is neither a number nor an ISO date")]
+        faults = [(times.missing, "is missing"), (times.wrong, "is neither a number nor an ISO date")]
         too_large = values >= _MIN_MILLISECONDS
         n_large = int(too_large.sum())
         if self.unit == "auto" and n_large > 0.5 * np.isfinite(values).sum():
@@ -58,7 +64,7 @@ class TimeReader:
         faults.append((values < 0, "is negative"))
         if self.unit != "positions":
             faults.append((too_large, "is in milliseconds or out of range"))
-            faults.append((values > self._latest, "lies in the future"))
+            faults.append((values - times.ahead > self._latest, "lies in the future"))
         faulty = np.logical_or.reduce([mask for mask, _ in faults])
         sound = values[~faulty]
         self.saw_date = self.saw_date or bool((is_date & ~faulty).any())
@@ -82,33 +88,55 @@ class TimeReader:
         return []
 
 
-def _parse(column: pa.Array | list) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Returns values float64 (NaN where not readable) and the masks is_date, missing, wrong."""
-    n_rows = len(column)
-    no_date = np.zeros(n_rows, bool)
+@dataclass(frozen=True)
+class _Times:
+    """One column.
+
+    values: float64 (n,), NaN where not readable. is_date, missing, wrong: bool (n,). ahead: float64 (n,), how many
+    seconds a moment of now may seem to lie in the future, as its zone is not told.
+    """
+
+    values: np.ndarray
+    is_date: np.ndarray
+    missing: np.ndarray
+    wrong: np.ndarray
+    ahead: np.ndarray
+
+
+def _parse(column: pa.Array | list) -> _Times:
     if isinstance(column, list):
-        texts = [value if isinstance(value, str) and value.isprintable() else None for value in column]
         numbers = read_numbers(column)
-        dates = _dates_of_text(pa.array(texts, pa.string()))
-        is_date = numbers.wrong & np.isfinite(dates)
-        return np.where(is_date, dates, numbers.values), is_date, numbers.missing, numbers.wrong & ~is_date
-    array = arrow.decoded(column)
-    if pa.types.is_timestamp(array.type) or pa.types.is_date(array.type):
-        missing = arrow.nulls(array)
-        micros = array.cast(pa.timestamp("us", tz=getattr(array.type, "tz", None)), safe=False).cast(pa.int64())
-        values = arrow.filled(micros, 0).to_numpy(zero_copy_only=False) / 1e6
-        return np.where(missing, np.nan, values), ~missing, missing, no_date
-    numbers = read_numbers(array)
-    if not arrow.is_text(array.type) or not numbers.wrong.any():
-        return numbers.values, no_date, numbers.missing, numbers.wrong
-    dates = _dates_of_text(arrow.keep_where(numbers.wrong, array))
+        texts = pa.array([v if isinstance(v, str) and v.isprintable() else None for v in column], pa.string())
+    else:
+        array = arrow.decoded(column)
+        if pa.types.is_timestamp(array.type) or pa.types.is_date(array.type):
+            return _of_dates(array)
+        numbers = read_numbers(array)
+        if not arrow.is_text(array.type) or not numbers.wrong.any():
+            none = np.zeros(len(array))
+            return _Times(numbers.values, none.astype(bool), numbers.missing, numbers.wrong, none)
+        texts = arrow.keep_where(numbers.wrong, array)
+    dates, ahead = _dates_of_text(texts)
     is_date = numbers.wrong & np.isfinite(dates)
-    return np.where(is_date, dates, numbers.values), is_date, numbers.missing, numbers.wrong & ~is_date
+    values = np.where(is_date, dates, numbers.values)
+    return _Times(values, is_date, numbers.missing, numbers.wrong & ~is_date, np.where(is_date, ahead, 0))
 
 
-def _dates_of_text(column: pa.Array) -> np.ndarray:
-    """Unix seconds float64 (n,) of ISO 8601 dates, NaN for the rest."""
-    texts = pd.Series(column.to_pandas(), dtype="object").str.strip()
+def _of_dates(array: pa.Array) -> _Times:
+    missing, zone = arrow.nulls(array), getattr(array.type, "tz", None)
+    micros = array.cast(pa.timestamp("us", tz=zone), safe=False).cast(pa.int64())
+    values = arrow.filled(micros, 0).to_numpy(zero_copy_only=False) / 1e6
+    ahead = _AHEAD_OF_DAY_S if pa.types.is_date(array.type) else _AHEAD_OF_TIME_S if zone is None else 0
+    no = np.zeros(len(array), bool)
+    return _Times(np.where(missing, np.nan, values), ~missing, missing, no, np.full(len(array), float(ahead)))
+
+
+def _dates_of_text(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Unix seconds float64 (n,) of ISO 8601 dates, NaN for the rest; and `_Times.ahead` of each."""
+    column = arrow.trimmed(column)
+    texts = pd.Series(column.to_pandas(), dtype="object")
     dates = pd.to_datetime(texts, format="ISO8601", utc=True, errors="coerce")
     micros = dates.to_numpy(dtype="datetime64[us]")
-    return np.where(np.isnat(micros), np.nan, micros.astype(np.int64) / 1e6)
+    ahead = np.where(arrow.matches(column, _DAY), _AHEAD_OF_DAY_S, _AHEAD_OF_TIME_S)
+    ahead = np.where(arrow.matches(column, _ZONE), 0, ahead)
+    return np.where(np.isnat(micros), np.nan, micros.astype(np.int64) / 1e6), ahead
