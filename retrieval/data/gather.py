@@ -133,6 +133,7 @@ class InteractionBuilder:
             )
         # One column at a time, its chunks let go at once: two copies of everything would double the peak.
         arrays = {name: np.concatenate(self._parts.pop(name)) for name in _TYPES}
+        arrays["times"] = self._times.settled(arrays["times"])
         self._check_labels(arrays["labels"], source)
         users = self._keep_used_users(arrays)
         items = self._items if self._items is not None else self._item_encoder.to_map()

@@ -2,7 +2,8 @@
 
 Dates without a zone are read as UTC: where clocks are ahead of it, the newest seem to lie in the future, and are let
 through as far as that can be. Numbers below 100,000,000 (March 1973) throughout are positions: the place of an
-interaction in its user's history, or in the file. Milliseconds are never guessed: they need time_unit="milliseconds".
+interaction in its user's history, or in the file; but where every one of them is a day since 1970, written as 20260103,
+they are days. Milliseconds are never guessed: they need time_unit="milliseconds".
 """
 
 import time
@@ -23,6 +24,7 @@ _CLOCK_SKEW_S = 300
 _AHEAD_OF_TIME_S = 14 * 3600  # no clock is further ahead of UTC
 _AHEAD_OF_DAY_S = 24 * 3600  # tomorrow, for a day's first moment
 _DAY = r"^[0-9/-]*$"
+_YEAR = r"^[0-9]{4}"  # pandas also knows words, such as today
 _ZONE = r"[T ].*[Zz+-]"  # behind the day, as that may hold a - itself
 
 
@@ -35,6 +37,9 @@ class TimeReader:
     largest: float = 0.0
     n_small: int = 0
     """Numbers that would be positions."""
+    n_days: int = 0
+    """Those of them that would be days, such as 20260103."""
+    n_numbers: int = 0
 
     def __post_init__(self) -> None:
         if self.unit not in ("auto", "seconds", "milliseconds", "positions"):
@@ -69,7 +74,10 @@ class TimeReader:
         sound = values[~faulty]
         self.saw_date = self.saw_date or bool((is_date & ~faulty).any())
         self.largest = max(self.largest, float(sound.max(initial=0.0)))
-        self.n_small += int(((values < MAX_POSITION) & ~is_date & ~faulty).sum())
+        numbers = values[~is_date & ~faulty]
+        self.n_numbers += len(numbers)
+        self.n_small += int((numbers < MAX_POSITION).sum())
+        self.n_days += int(np.isfinite(_seconds_of_days(numbers, until=self._latest + _AHEAD_OF_DAY_S)).sum())
         return values, [(mask, reason) for mask, reason in faults if mask.any()]
 
     @property
@@ -77,10 +85,28 @@ class TimeReader:
         """What the numbers read so far are."""
         if self.unit != "auto":
             return "positions" if self.unit == "positions" else "seconds"
-        return "seconds" if self.saw_date or self.largest >= MAX_POSITION else "positions"
+        return "seconds" if self.saw_date or self.largest >= MAX_POSITION or self._are_days else "positions"
+
+    @property
+    def _are_days(self) -> bool:
+        return self.unit == "auto" and not self.saw_date and 0 < self.n_days == self.n_numbers
+
+    def settled(self, times: np.ndarray) -> np.ndarray:
+        """All sound times, float64 (n,), as what `kind` says: whether they are days is known when all are read."""
+        return _seconds_of_days(times, until=np.inf) if self._are_days else times
 
     def warnings(self) -> list[str]:
-        """Says so when some numbers look like positions among seconds."""
+        """Says so when numbers were read as days, or look like something else than they were read as."""
+        if self._are_days:
+            return [
+                f"timestamps such as {self.largest:.0f} were read as days; if they are positions, pass "
+                "time_unit='positions' (--time-unit positions)"
+            ]
+        if self.unit == "auto" and self.n_days > 0.5 * self.n_numbers:
+            return [
+                f"{self.n_days:,} of {self.n_numbers:,} timestamps that are numbers look like days (20260103), but "
+                "not all timestamps do, and none was read as one; write days as 2026-01-03"
+            ]
         if self.kind == "seconds" and self.n_small:
             return [
                 f"{self.n_small:,} timestamps are small numbers among seconds or dates; they were read as 1970-1973"
@@ -134,9 +160,23 @@ def _of_dates(array: pa.Array) -> _Times:
 def _dates_of_text(column: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     """Unix seconds float64 (n,) of ISO 8601 dates, NaN for the rest; and `_Times.ahead` of each."""
     column = arrow.trimmed(column)
-    texts = pd.Series(column.to_pandas(), dtype="object")
+    texts = pd.Series(arrow.keep_where(arrow.matches(column, _YEAR), column).to_pandas(), dtype="object")
     dates = pd.to_datetime(texts, format="ISO8601", utc=True, errors="coerce")
     micros = dates.to_numpy(dtype="datetime64[us]")
     ahead = np.where(arrow.matches(column, _DAY), _AHEAD_OF_DAY_S, _AHEAD_OF_TIME_S)
     ahead = np.where(arrow.matches(column, _ZONE), 0, ahead)
     return np.where(np.isnat(micros), np.nan, micros.astype(np.int64) / 1e6), ahead
+
+
+def _seconds_of_days(numbers: np.ndarray, *, until: float) -> np.ndarray:
+    """Unix seconds float64 (n,) of days written as 20260103; NaN for other numbers, and for days after `until`."""
+    may_be = (numbers >= 19700101) & (numbers < MAX_POSITION) & (numbers % 1 == 0)
+    if not may_be.any():
+        return np.full(len(numbers), np.nan)
+    whole = np.where(may_be, numbers, 0).astype(np.int64)
+    months = ((whole // 10_000 - 1970) * 12 + whole // 100 % 100 - 1).astype("datetime64[M]")
+    days = months.astype("datetime64[D]") + (whole % 100 - 1)
+    seconds = days.astype(np.int64) * 86_400.0
+    is_month = (whole // 100 % 100 >= 1) & (whole // 100 % 100 <= 12)
+    good = may_be & is_month & (days.astype("datetime64[M]") == months) & (seconds <= until)
+    return np.where(good, seconds, np.nan)

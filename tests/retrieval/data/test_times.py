@@ -70,3 +70,58 @@ def test_typed_dates_have_the_same_bounds(tmp_path, kind, stamp, taken):
     stamps = pa.array([stamp, stamp.replace(year=2025)], kind)
     file = parquet(tmp_path / "x.parquet", {"user_id": ["u", "u"], "item_id": ["a", "b"], "timestamp": stamps})
     assert dict(read_interactions(file, items=None).report.rejected) == ({} if taken else FUTURE)
+
+
+# What is no date, and what is one
+
+
+@pytest.mark.parametrize("cell", ["today", "now", "Today", " now ", "-2024-01-01"])
+def test_words_of_pandas_are_no_dates(tmp_path, cell):
+    assert dict(times_of(tmp_path, cell).report.rejected) == {"timestamp is neither a number nor an ISO date": 1}
+
+
+def stamped(tmp_path, *stamps, **options):
+    """Interactions of whole numbers or dates, in this order."""
+    rows = "".join(f"u,i{n},{stamp}\n" for n, stamp in enumerate(stamps))
+    return interactions_csv(tmp_path, HEADER + rows, **options)
+
+
+def test_numbers_that_are_all_days_of_the_calendar_are_days_and_told(tmp_path):
+    table = stamped(tmp_path, 19700102, 20260103, 20260302)
+    day = 86_400
+    assert table.times.tolist() == [
+        day,
+        1_767_398_400,
+        1_767_398_400 + (28 + 31 - 1) * day,
+    ]  # from January 3 to March 2
+    assert table.time_kind == "seconds"
+    assert table.report.warnings == (
+        "timestamps such as 20260302 were read as days; if they are positions, pass time_unit='positions' "
+        "(--time-unit positions)",
+    )
+    file = parquet(tmp_path / "x.parquet", {"user_id": ["u"], "item_id": ["a"], "timestamp": [20260103]})
+    assert read_interactions(file, items=None).times.tolist() == [1_767_398_400]
+
+
+@pytest.mark.parametrize("other", [20260230, 20261301, 20260303, 20260100, 20260103.5, 19691231, 3])
+def test_numbers_of_which_one_is_no_day_until_tomorrow_are_positions_and_told(tmp_path, other):
+    table = stamped(tmp_path, 20260103, 20260104, other)
+    assert sorted(table.times) == sorted([20260103, 20260104, other])
+    assert table.time_kind == "positions"
+    assert table.report.warnings[0].startswith("2 of 3 timestamps that are numbers look like days (20260103), but not")
+
+
+def test_positions_that_now_and_then_look_like_a_day_are_positions(tmp_path):
+    table = stamped(tmp_path, *range(20260101, 20260301))
+    assert (table.time_kind, table.report.warnings) == ("positions", ())
+
+
+def test_days_that_are_said_to_be_positions_are_positions(tmp_path):
+    table = stamped(tmp_path, 20260103, 20260104, time_unit="positions")
+    assert (table.times.tolist(), table.time_kind, table.report.warnings) == ([20260103, 20260104], "positions", ())
+
+
+def test_days_among_dates_are_told(tmp_path):
+    table = stamped(tmp_path, 20260103, "2026-01-04")
+    assert table.times.tolist() == [20260103, 1_767_484_800]
+    assert "1 of 1 timestamps that are numbers look like days" in table.report.warnings[0]
