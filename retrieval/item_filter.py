@@ -16,7 +16,8 @@ from retrieval.data.columns import ITEM_TEXTS
 def item_mask(frame: pd.DataFrame, filters: str | Mapping[str, object]) -> np.ndarray:
     """Gives bool (n_items,), True where the item passes.
 
-    The text columns (title, description, category, brand) can always be asked for; in them an empty text is missing.
+    The text columns (title, description, category, brand) can always be asked for; in them an empty text is missing,
+    and what is missing fulfils no comparison with a text.
 
     Raises:
         ValueError: see `indexes.filters.filter_mask`; the columns it names are those that hold something.
@@ -31,10 +32,17 @@ def item_mask(frame: pd.DataFrame, filters: str | Mapping[str, object]) -> np.nd
 
 
 def _empty_is_missing(expression: Filter) -> Filter:
-    """The same expression, where `is missing` also finds the empty texts that stand for missing ones."""
+    """The same expression, where an empty text of ITEM_TEXTS is missing: it fulfils no comparison with another text.
+
+    To ask for the empty text itself is to ask for what is missing.
+    """
     match expression:
-        case Compare(column, "is missing", _) if column in ITEM_TEXTS:
-            return Or((expression, Compare(column, "=", "")))
+        case Compare(column, "is missing", _) | Compare(column, "=", "") if column in ITEM_TEXTS:
+            return Or((Compare(column, "is missing", True), Compare(column, "=", "")))
+        case Compare(column, "in", tuple() as values) if column in ITEM_TEXTS and "" in values:
+            return Or((expression, Compare(column, "is missing", True)))
+        case Compare(column) if column in ITEM_TEXTS:
+            return And((expression, Not(Compare(column, "=", ""))))
         case Not(part):
             return Not(_empty_is_missing(part))
         case And(parts):
