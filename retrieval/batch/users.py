@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -121,7 +122,8 @@ class UserStream:
                 ids, segments, histories = read_user_rows(chunk, log)
                 if self.segment is not None:
                     seen.update(segments)
-                    keep = [place for place, name in enumerate(segments) if name == self.segment]
+                    wanted = unicodedata.normalize("NFC", self.segment)  # as tables are read
+                    keep = [place for place, name in enumerate(segments) if name == wanted]
                     ids, segments = [ids[p] for p in keep], [segments[p] for p in keep]
                     histories = [histories[p] for p in keep]
                 n_kept += len(ids)

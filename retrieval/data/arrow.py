@@ -92,6 +92,11 @@ def without(texts: pa.Array, pattern: str) -> pa.Array:
     return pc.replace_substring_regex(texts, pattern, "")
 
 
+def in_nfc(texts: pa.Array) -> pa.Array:
+    """Gives texts in Unicode form NFC."""
+    return texts if as_mask(pc.string_is_ascii(texts)).all() else pc.utf8_normalize(texts, form="NFC")
+
+
 def joined(lists: pa.Array, separator: str) -> pa.Array:
     """Gives one text per list of texts; null entries are left out."""
     lists = lists.cast(pa.list_(pa.string()))

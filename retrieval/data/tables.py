@@ -1,5 +1,6 @@
 """The three tables everything else works on; a table that exists is valid."""
 
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -17,12 +18,17 @@ class Items:
 
     ids: IdMap
     frame: pd.DataFrame
-    """item_id, title, description, category, brand ("" where missing), then attributes; row i is item row i."""
+    """item_id, title, description, category, brand ("" where missing), then attributes; row i is item row i. Texts are
+    put into Unicode form NFC."""
     report: ReadReport = field(default_factory=ReadReport, repr=False)
 
     def __post_init__(self) -> None:
         if len(self.ids) != len(self.frame):
             raise ValueError(f"expected one frame row per id, got {len(self.ids)} ids and {len(self.frame)} rows")
+        frame = self.frame.copy(deep=False)
+        for place, (_, column) in enumerate(self.frame.items()):
+            frame.isetitem(place, _in_nfc(column))
+        object.__setattr__(self, "frame", frame)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -31,6 +37,27 @@ class Items:
     def attributes(self) -> list[str]:
         """Columns beside item_id."""
         return [name for name in self.frame.columns if name != "item_id"]
+
+
+def _in_nfc(column: pd.Series) -> pd.Series:
+    """The texts of a column in Unicode form NFC, also those in lists; a column of something else as it is."""
+    kind = pd.api.types.infer_dtype(column, skipna=True)
+    if kind == "categorical":
+        plain = column.astype(object)
+        return column if (normal := _in_nfc(plain)) is plain else normal
+    if kind == "mixed":
+        cells = [_list_in_nfc(cell) for cell in column]
+        return pd.Series(cells, column.index, dtype=object)
+    return column.str.normalize("NFC") if kind == "string" and not column.str.isascii().all() else column
+
+
+def _list_in_nfc(cell: object) -> object:
+    """A list with its texts in Unicode form NFC; a cell of something else, or of plain letters alone, as it is."""
+    if not isinstance(cell, list | tuple | np.ndarray) or all(
+        not isinstance(one, str) or one.isascii() for one in cell
+    ):
+        return cell
+    return [unicodedata.normalize("NFC", one) if isinstance(one, str) else one for one in cell]
 
 
 @dataclass(frozen=True, eq=False)

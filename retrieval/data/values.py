@@ -84,12 +84,13 @@ def _finite(values: np.ndarray, missing: np.ndarray, wrong: np.ndarray) -> Numbe
 
 @dataclass(frozen=True)
 class Texts:
-    """A column of clean text: control characters removed, missing is "", at most MAX_TEXT_CHARS characters."""
+    """A column of clean text: in Unicode form NFC, as ids are, control characters removed, missing is "", at most
+    MAX_TEXT_CHARS characters."""
 
     values: pa.Array
+    n_cut: int
     wrong: dict[str, np.ndarray]
     """What is wrong -> bool (n,); the text of such rows is ""."""
-    n_cut: int
 
 
 def read_texts(column: pa.Array | list) -> Texts:
@@ -111,10 +112,10 @@ def read_texts(column: pa.Array | list) -> Texts:
 
 
 def _clean(column: pa.Array, wrong: dict[str, np.ndarray]) -> Texts:
-    texts, n_cut = arrow.cut(arrow.filled(column, ""), MAX_TEXT_CHARS)  # first: the rest then costs no more than this
+    texts, _ = arrow.cut(arrow.filled(column, ""), 4 * MAX_TEXT_CHARS)  # first: the rest then costs no more than this
     if arrow.matches(texts, _CONTROLS).any():
         texts = arrow.without(texts, _CONTROLS)
-    return Texts(texts, wrong, n_cut)
+    return Texts(*arrow.cut(arrow.in_nfc(texts), MAX_TEXT_CHARS), wrong)  # NFC makes one of up to four characters
 
 
 def _texts_of_objects(values: list) -> tuple[list[str | None], dict[str, np.ndarray]]:

@@ -129,6 +129,17 @@ def test_a_value_that_fits_is_kept_so_that_filters_and_bundles_take_the_column(s
     assert len(pd.read_parquet(tmp_path / "items.parquet")) == len(shop.item_ids) + 2
 
 
+@pytest.mark.parametrize("kept", ["Caf\u00e9", "Cafe\u0301"])
+@pytest.mark.parametrize("asked", ["Caf\u00e9", "Cafe\u0301"])
+def test_texts_and_ids_that_look_the_same_are_the_same(shop, kept, asked):
+    names = ("title", "brand", "colour", "shade", "unheard", "nothing")
+    larger = add_items(shop, [{"item_id": kept, "tags": [kept], **dict.fromkeys(names, kept)}])
+    filters = " and ".join(f"{name} = '{asked}'" for name in ("item_id", *names)) + f" and tags has '{asked}'"
+    assert larger.search("robot", k=5, filters=filters).item_ids == ["Caf\u00e9"]
+    with pytest.raises(ValueError, match="expected new items, got known ones"):
+        add_items(larger, [{"item_id": asked, "title": "cup"}])
+
+
 def test_items_of_every_kind_are_saved_and_served_again(shop, tmp_path):
     row = catalogue_frame().iloc[[3]].assign(item_id="extra", moment=DAY, tags=[["new"]])
     save_bundle(tmp_path / "bundle", add_items(shop, row))

@@ -65,6 +65,13 @@ def test_csv_and_json_lines_bring_the_same_users(tmp_path):
     assert chunks[0][1].segments == ("new",)
 
 
+def test_a_segment_that_looks_the_same_is_the_same():
+    users = pd.DataFrame({"user_id": ["a", "b", "c"], "segment": ["Zo\u00eb", "Zoe\u0308", "x"]})
+    for segment in users["segment"][:2]:
+        chunks = list(UserStream(users, chunk_users=5, segment=segment))
+        assert [chunk.user_ids for chunk in chunks] == [("a", "b")]
+
+
 def test_repeated_users_are_refused_with_the_first_five(recommender, tmp_path):
     ids = [f"u{number}" for number in range(30)]
     twice = pd.DataFrame({"user_id": [*ids, *ids[3:12]]})

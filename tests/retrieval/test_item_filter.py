@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
+from retrieval.data import IdMap, Items, read_items
 from retrieval.item_filter import item_mask
 
 ITEMS = pd.DataFrame(
@@ -46,6 +47,30 @@ ITEMS = pd.DataFrame(
 )
 def test_a_missing_text_is_found_as_missing_although_it_is_kept_as_an_empty_one(filters, found):
     assert item_mask(ITEMS, filters).tolist() == found
+
+
+COMPOSED, DECOMPOSED = "Caf\u00e9", "Cafe\u0301"
+
+
+@pytest.mark.parametrize("kept", [COMPOSED, DECOMPOSED])
+@pytest.mark.parametrize("asked", [COMPOSED, DECOMPOSED])
+def test_texts_that_look_the_same_are_the_same(kept, asked):
+    rows = {"item_id": [kept, "2"], "title": [f"{kept} au lait", "Tea"], "brand": [kept, "x"], "hue": [kept, "x"]}
+    frame = pd.DataFrame(rows)
+    for items in (read_items(frame), Items(IdMap.of(frame["item_id"]), frame)):
+        texts_are_found(items, asked)
+    by_hand = frame.assign(hue=frame["hue"].astype("category"), tags=[["new", kept], None])
+    items = Items(IdMap.of(frame["item_id"]), by_hand)
+    texts_are_found(items, asked)
+    assert item_mask(items.frame, f"tags has '{asked}'").tolist() == [True, False]
+    assert by_hand["tags"].tolist() == [["new", kept], None]
+
+
+def texts_are_found(items: Items, asked: str) -> None:
+    for name in ("item_id", "brand", "hue"):
+        assert item_mask(items.frame, f"{name} = '{asked}'").tolist() == [True, False]
+        assert item_mask(items.frame, {name: {"in": ["z", asked]}}).tolist() == [True, False]
+    assert item_mask(items.frame, f"not title has '{asked}'").tolist() == [False, True]
 
 
 def test_an_unknown_column_is_answered_with_those_that_hold_something():

@@ -34,6 +34,13 @@ def test_huge_text_is_cut_and_reported(tmp_path):
     assert "1 cells of title were cut" in items.report.warnings[0]
 
 
+def test_texts_are_kept_in_one_form_and_cut_as_such(tmp_path):
+    rows = [{"item_id": "a", "title": "e\u0301" * 4001, "brand": "e\x00\u0301"}]
+    items = read_items(jsonl(tmp_path / "items.jsonl", rows))
+    assert items.frame[["title", "brand"]].to_numpy().tolist() == [["\u00e9" * 4000, "\u00e9"]]
+    assert items.report.n_cut == {"title": 1}
+
+
 def test_quoted_field_of_200_kb_is_accepted_and_cut(tmp_path):
     items = items_csv(tmp_path, f'item_id,title\na,"{"x, " * 70_000}"\n')
     assert items.report.n_cut == {"title": 1}
