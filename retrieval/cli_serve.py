@@ -30,6 +30,14 @@ OneItem = Annotated[
 Explain = Annotated[bool, typer.Option("--explain", help="Say why, in sentences, and show both stages' scores.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 Device = Annotated[str, typer.Option("--device", help="auto (CUDA where there is one), cpu or cuda.")]
+TableFormat = Annotated[
+    str,
+    typer.Option(
+        "--format",
+        help="parquet, csv or jsonl. csv is for spreadsheets: an id that they would run as a formula (it begins with "
+        "=, + or @, or with - and is no number) gets an apostrophe before it; join on the others.",
+    ),
+]
 Precision = Annotated[str, typer.Option("--precision", help="Of the reranker: auto, float32 (exact) or bfloat16.")]
 
 
@@ -146,7 +154,7 @@ def batch(
     resume: Annotated[
         bool, typer.Option("--resume/--restart", help="Go on with an earlier run, or throw away what is there.")
     ] = True,
-    table_format: Annotated[str, typer.Option("--format", help="parquet, csv or jsonl.")] = "parquet",
+    table_format: TableFormat = "parquet",
     maps: Annotated[
         list[str] | None, typer.Option("--map", help="NAME=COLUMN, e.g. user_id=customer; repeatable.")
     ] = None,

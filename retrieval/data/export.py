@@ -1,13 +1,14 @@
 """A table of recommendations becomes a parquet, CSV or JSON-lines file that is either complete or not there.
 
 CSV is for people with spreadsheets, which run cells that begin with one of `= + - @`, a tab or a carriage return as
-formulas; such text cells get a leading apostrophe (advice of OWASP, "CSV Injection"). Numbers are left alone. Parquet
-and JSON lines hold the exact values: use those between programs.
+formulas; such text cells get a leading apostrophe (advice of OWASP, "CSV Injection"). Numbers are left alone, also as
+text: -17 may be an id. Parquet and JSON lines hold the exact values: use those between programs.
 """
 
 import csv
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
@@ -20,6 +21,7 @@ import pyarrow.parquet as pq
 from retrieval.data.files import format_of
 
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+_NEGATIVE_NUMBER = re.compile(r"-[0-9]+([.,][0-9]+)?([eE][+-]?[0-9]+)?")
 _JSON_ROWS = 65_536
 
 
@@ -49,7 +51,8 @@ def write_table(frame: pd.DataFrame, file: str | Path) -> Path:
 
 def spreadsheet_safe(text: str) -> str:
     """Puts an apostrophe before text that a spreadsheet would run as a formula; other text stays as it is."""
-    return "'" + text if text.startswith(_FORMULA_STARTS) else text
+    is_formula = text.startswith(_FORMULA_STARTS) and not _NEGATIVE_NUMBER.fullmatch(text)
+    return "'" + text if is_formula else text
 
 
 def _write_atomically(file: Path, write: Callable[[IO[bytes]], None]) -> None:

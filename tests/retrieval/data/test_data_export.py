@@ -38,6 +38,17 @@ def test_apostrophe_goes_only_before_a_dangerous_start():
     assert [spreadsheet_safe(text) for text in ("", "a=b", "=", "'=")] == ["", "a=b", "'=", "'="]
 
 
+@pytest.mark.parametrize("text", ["-17", "-0.5", "-1,5", "-1e5"])
+def test_an_id_that_is_a_negative_number_stays_as_it_is_in_csv(tmp_path, text):
+    file = write_table(pd.DataFrame({"user_id": [text]}), tmp_path / "x.csv")
+    assert pd.read_csv(file, dtype="str")["user_id"].tolist() == [text]
+
+
+@pytest.mark.parametrize("text", ["-17+cmd|' /C calc'!A0", "-", "--1", "-1-1", "-a1", "-17\n=1", "+17", "@bob"])
+def test_what_only_begins_as_a_negative_number_gets_an_apostrophe(text):
+    assert spreadsheet_safe(text) == "'" + text
+
+
 def test_parquet_keeps_values_and_has_page_checksums(tmp_path):
     file = write_table(FRAME, tmp_path / "x.parquet")
     pd.testing.assert_frame_equal(pd.read_parquet(file), FRAME)
