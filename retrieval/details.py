@@ -7,7 +7,7 @@ activations of Deep Interest Networks do, Zhou et al. 2018).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,6 +37,10 @@ class Details:
     def names(self) -> list[str]:
         """The columns of `raw`."""
         return [f"{name}_{kind}" for name, _ in self.kinds for kind in SUMS]
+
+    def among(self, names: Collection[str]) -> Details:
+        """Only the kinds whose columns are named: what is fitted knows no others."""
+        return Details(tuple(kind for kind in self.kinds if f"{kind[0]}_{SUMS[0]}" in names))
 
     def raw(self, rows: np.ndarray, histories: Sequence[np.ndarray]) -> np.ndarray:
         """What is told of candidates: int64 (n_users, depth), -1 at padding -> float32 (n_users, depth, n), 0 there.

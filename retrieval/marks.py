@@ -22,8 +22,7 @@ def marks_of(items: Items, titles: Sequence[str]) -> Mapping[str, sp.csr_matrix]
     """
     marks = {"words": word_matrix(titles)}
     for name in ATTRIBUTES:
-        if name in items.frame.columns:
-            marks[name] = part_matrix(items.frame[name].fillna("").astype(str).tolist())
+        marks[name] = part_matrix(items.frame[name].tolist())
     return marks
 
 

@@ -86,7 +86,7 @@ class TwoStage:
     @cached_property
     def details(self) -> Details:
         """What the fusions and GPT-2 are told of a candidate beside the sources' scores."""
-        return details_of(self.catalogue, self.sources)
+        return details_of(self.catalogue, self.sources).among(self.recall_fusion.names)
 
     @cached_property
     def rerank_counts(self) -> bool:

@@ -17,7 +17,6 @@ import torch
 from retrieval.added_items import as_frame, like_catalogue, put_below
 from retrieval.catalogue import Catalogue, render_items
 from retrieval.data import IdMap, Interactions, Items
-from retrieval.data.columns import ITEM_TEXTS
 from retrieval.encoder.heads import RecallHead
 from retrieval.encoder.train import embed_items
 from retrieval.histories import histories_of, time_away
@@ -53,8 +52,6 @@ def add_items(recommender: Recommender, frame: pd.DataFrame | Sequence[Mapping[s
     if known:
         raise ValueError(f"add_items: expected new items, got known ones: {known[:5]}; replace_catalogue changes texts")
     joined = put_below(old.frame, new)
-    text = [name for name in ITEM_TEXTS if name in joined]
-    joined[text] = joined[text].fillna("").astype(str)
     return replace_catalogue(recommender, Items(IdMap.of(joined["item_id"]), joined))
 
 

@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
+from retrieval.data.columns import ITEM_TEXTS
 from retrieval.data.ids import IdMap
 from retrieval.data.report import ReadReport
 
@@ -18,17 +19,14 @@ class Items:
 
     ids: IdMap
     frame: pd.DataFrame
-    """item_id, title, description, category, brand ("" where missing), then attributes; row i is item row i. Texts are
-    put into Unicode form NFC."""
+    """item_id, title, description, category, brand ("" where missing), then attributes; row i is item row i. A frame
+    without some of these texts is completed; all texts are put into Unicode form NFC."""
     report: ReadReport = field(default_factory=ReadReport, repr=False)
 
     def __post_init__(self) -> None:
         if len(self.ids) != len(self.frame):
             raise ValueError(f"expected one frame row per id, got {len(self.ids)} ids and {len(self.frame)} rows")
-        frame = self.frame.copy(deep=False)
-        for place, (_, column) in enumerate(self.frame.items()):
-            frame.isetitem(place, _in_nfc(column))
-        object.__setattr__(self, "frame", frame)
+        object.__setattr__(self, "frame", _complete(self.frame))
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -37,6 +35,25 @@ class Items:
     def attributes(self) -> list[str]:
         """Columns beside item_id."""
         return [name for name in self.frame.columns if name != "item_id"]
+
+
+def _complete(frame: pd.DataFrame) -> pd.DataFrame:
+    """The item table with all text columns, "" where missing, and every text in Unicode form NFC.
+
+    Models are told of categories and brands whether or not there are any, so that they go with every other item table.
+    """
+    if lacking := [name for name in ("item_id", "title") if name not in frame.columns]:
+        held = ", ".join(map(str, frame.columns)) or "none"
+        raise ValueError(f"items: expected the columns item_id and title, got {held}; add {' and '.join(lacking)}")
+    complete = frame.copy(deep=False)
+    for place, name in enumerate(ITEM_TEXTS, start=1):
+        if name in frame.columns:
+            complete[name] = frame[name].astype("str").fillna("")
+        else:
+            complete.insert(place, name, "")
+    for place, (_, column) in enumerate(complete.items()):
+        complete.isetitem(place, _in_nfc(column))
+    return complete
 
 
 def _in_nfc(column: pd.Series) -> pd.Series:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
@@ -91,9 +93,18 @@ def test_rare_words_make_titles_alike():
     assert word_matrix(["", "!"]).nnz == 0
 
 
-def test_items_without_attributes_still_have_words():
+def test_items_without_attributes_have_words_and_are_alike_in_nothing_else():
     items = Items(IdMap.of(["a", "b"]), pd.DataFrame({"item_id": ["a", "b"], "title": ["red lamp", "lamp"]}))
-    assert list(marks_of(items, ["red lamp", "lamp"])) == ["words"]
+    marks = marks_of(items, ["red lamp", "lamp"])
+    assert {name: matrix.nnz for name, matrix in marks.items()} == {"words": 3, "category": 0, "brand": 0}
+
+
+def test_a_model_is_told_what_it_was_fitted_with_alone(fitted):
+    """A bundle of items without a category, made before item tables were completed, knows of none."""
+    model = fitted.model
+    names = tuple(name for name in model.recall_fusion.names if not name.startswith(("category_", "brand_")))
+    earlier = replace(model, recall_fusion=replace(model.recall_fusion, names=names))
+    assert [name for name, _ in earlier.details.kinds] == ["dense", "neighbours", "transitions", "content", "words"]
 
 
 def test_a_fitted_model_knows_the_likenesses_of_its_sources_texts_and_attributes(fitted):

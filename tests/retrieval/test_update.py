@@ -63,6 +63,22 @@ def test_interactions_over_another_item_table_are_refused_at_every_door(recommen
         doors[door]()
 
 
+def test_a_new_item_table_may_lack_texts(recommender):
+    """Categories and brands are part of what models are told, whether or not there are any."""
+    bare = item_frame().drop(columns=["description", "category", "brand", "colour"])
+    found = replace_catalogue(recommender, make_items(bare))
+    empty = replace_catalogue(recommender, make_items(bare.assign(description=None, category="", brand=np.nan)))
+    assert list(found.model.catalogue.items.frame)[1:] == ["title", "description", "category", "brand", "size"]
+    assert found.recommend("toy-fan-00", k=5).item_ids == empty.recommend("toy-fan-00", k=5).item_ids
+    assert len(found.recommend("toy-fan-00", k=60, filters="category is missing and brand is missing")) > 5
+    assert list(bare) == ["item_id", "title", "size"]
+
+
+def test_an_item_table_without_titles_is_refused():
+    with pytest.raises(ValueError, match="items: expected the columns item_id and title, got item_id, name; add title"):
+        make_items(pd.DataFrame({"item_id": ["a"], "name": ["cup"]}))
+
+
 def test_the_columns_that_must_be_there_are_named(recommender):
     with pytest.raises(ValueError, match="expected the columns item_id and title, got item_id, name; add title"):
         add_items(recommender, pd.DataFrame({"item_id": ["extra"], "name": ["cup"]}))
