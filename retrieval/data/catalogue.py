@@ -169,19 +169,18 @@ class CatalogueBuilder:
     def _join(self, name: str, log: RejectLog) -> pa.ChunkedArray | pa.Array:
         parts = [part.get(name, pa.nulls(len(rows))) for part, rows in zip(self._parts, self._rows, strict=True)]
         joined = join_parts(parts)
-        column = joined.column
-        if joined.note:
-            self.warnings.append(f"{name} {joined.note}")
+        column, notes = joined.column, [joined.note]
         mixed = name in self._mixed or any(map(arrow.is_number, joined.kinds))
         if name not in self.text_columns and arrow.is_text(column.type) and (mixed or name in self._untyped):
             found = infer(column, mixed=mixed)
             self._report(name, found, column, log)
-            column = found.column
+            column, notes = found.column, [found.note]
         words = in_words(joined.kinds) + ["values that no one type holds"] * (name in self._mixed)
-        if arrow.is_text(column.type) and (joined.kinds or name in self._mixed):
-            self.warnings.append(
-                f"{name} comes as {' and as '.join(words)}, and is kept as text; write it in one way to filter by range"
+        if arrow.is_text(column.type) and words:
+            notes.append(
+                f"comes as {' and as '.join(words)}, and is kept as text; write it in one way to filter by range"
             )
+        self.warnings += [f"{name} {note}" for note in notes if note]
         return column
 
     def _report(self, name: str, found: Inferred, column: pa.ChunkedArray, log: RejectLog) -> None:

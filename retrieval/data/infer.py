@@ -13,6 +13,7 @@ import pandas as pd
 import pyarrow as pa
 
 from retrieval.data import arrow
+from retrieval.data.join import MAX_EXACT, ROUNDED
 from retrieval.data.values import NUMBER, read_numbers
 
 MAX_STRAY_SHARE = 0.05
@@ -30,13 +31,14 @@ class Inferred:
     """What a text column is kept as.
 
     misfits: bool (n,), the cells that are no `kind` ("number" or "date"). emptied: whether they were made missing; if
-    not, they are why the column stays text.
+    not, they are why the column stays text. note: what else a person should know of the column, or "".
     """
 
     column: pa.ChunkedArray | pa.Array
     kind: str
     misfits: np.ndarray
     emptied: bool
+    note: str = ""
 
 
 def infer(column: pa.ChunkedArray, *, mixed: bool) -> Inferred:
@@ -53,8 +55,7 @@ def infer(column: pa.ChunkedArray, *, mixed: bool) -> Inferred:
         return as_it_is
     numbers, dates = arrow.matches(texts, NUMBER if mixed else _DECIMAL), arrow.matches(texts, _DATE)
     if _nearly_all(numbers, filled):
-        values, misfits = _as_numbers(texts, filled)
-        return Inferred(values, "number", misfits, True)
+        return _as_numbers(texts, filled)
     if _nearly_all(dates, filled):
         misfits = filled & ~_is_date(texts, dates)
         if _nearly_all(~misfits, filled):
@@ -71,13 +72,14 @@ def _nearly_all(fitting: np.ndarray, filled: np.ndarray) -> bool:
     return int((filled & ~fitting).sum()) <= allowed
 
 
-def _as_numbers(texts: pa.Array, filled: np.ndarray) -> tuple[pa.Array, np.ndarray]:
-    """Whole numbers where all are whole, else fractions; null where empty or wrong. And the mask of what is wrong."""
-    numbers = read_numbers(texts)
+def _as_numbers(texts: pa.Array, filled: np.ndarray) -> Inferred:
+    """Whole numbers where all are whole, else fractions; null where empty or wrong."""
+    numbers, whole = read_numbers(texts), arrow.matches(texts, _WHOLE)
     good = filled & ~numbers.wrong
-    if arrow.matches(texts, _WHOLE)[good].all():
-        return arrow.keep_where(good, texts).cast(pa.int64()), numbers.wrong
-    return pa.array(numbers.values, mask=~good), numbers.wrong
+    if whole[good].all():
+        return Inferred(arrow.keep_where(good, texts).cast(pa.int64()), "number", numbers.wrong, True)
+    note = ROUNDED if (np.abs(numbers.values[whole]) > MAX_EXACT).any() else ""
+    return Inferred(pa.array(numbers.values, mask=~good), "number", numbers.wrong, True, note)
 
 
 def _is_date(texts: pa.Array, looks_so: np.ndarray) -> np.ndarray:

@@ -16,6 +16,8 @@ from retrieval.data import arrow
 
 MAX_EXACT = 2**53
 """A larger fraction may have been another whole number once."""
+ROUNDED = "holds fractions and whole numbers above 2**53, which are rounded; write those as text to tell them apart"
+"""What is said of a column, behind its name."""
 _NULLABLE = {
     pa.uint64(): pd.UInt64Dtype(),
     **dict.fromkeys(
@@ -78,8 +80,7 @@ def _numbers(parts: Sequence[pa.Array], kinds: frozenset[pa.DataType]) -> Joined
         return None
     if (column := _exactly(parts, pa.float64())) is not None:
         return Joined(column)
-    note = "holds fractions and whole numbers above 2**53, which are rounded; write those as text to tell them apart"
-    return Joined(_as(parts, pa.float64()), note)
+    return Joined(_as(parts, pa.float64()), ROUNDED)
 
 
 def _may_be_whole(part: pa.Array) -> bool:

@@ -110,6 +110,14 @@ def test_whole_numbers_beside_fractions_are_fractions_and_rounding_is_told(tmp_p
     assert items.report.warnings[0].startswith("x holds fractions and whole numbers above 2**53, which are rounded")
 
 
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_that_whole_numbers_among_texts_are_rounded_is_told(tmp_path, suffix):
+    rows = pd.DataFrame({"item_id": ["a", "b"], "title": ["a", "b"], "x": pd.Series([BIG, 2.5], dtype=object)})
+    items = read_items(save(rows, tmp_path / f"items.{suffix}"))
+    assert items.frame["x"].dtype == "float64"
+    assert items.report.warnings[0].startswith("x holds fractions and whole numbers above 2**53, which are rounded")
+
+
 def test_a_fraction_too_large_to_be_exact_makes_no_whole_number(tmp_path):
     assert read_items(folder_of(tmp_path, [1], [1e17])).frame["x"].dtype == "float64"
 
