@@ -55,6 +55,8 @@ def like_catalogue(frame: pd.DataFrame, old: pd.DataFrame) -> pd.DataFrame:
     """The new items with canonical ids, and each column in the type that the catalogue's has.
 
     A day becomes its first moment in a column of moments, and a moment without a zone is one of UTC, as in a filter.
+    Whole numbers become as wide as they need to be; fractions among them make the column one of fractions, and are
+    refused where these would round a whole number.
 
     Raises:
         ValueError: what is no id, no title, or a value of another type than the catalogue's column has (where that

@@ -77,7 +77,7 @@ class Watched:
     """A fusion that notes the contexts it is asked with."""
 
     def __init__(self, fusion: Fusion, asked: list[np.ndarray]) -> None:
-        self._fusion, self._asked = fusion, asked
+        self._fusion, self._asked, self.names = fusion, asked, fusion.names
 
     def score(self, features: np.ndarray, context: np.ndarray) -> np.ndarray:
         self._asked.append(context)

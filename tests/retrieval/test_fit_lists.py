@@ -67,7 +67,7 @@ def test_lists_that_are_too_many_are_left_out_in_no_order_of_users(interactions,
     some = replace(config, lists=replace(config.lists, max_lists=16))
     positions = [Position(np.array([0]), np.array([user]), np.empty(0, np.int64)) for user in range(96)]
     rng, allowed = np.random.default_rng(0), np.ones(52, dtype=bool)
-    fit_lists._lists(fitted.model.sources, positions, allowed, fitted.model, some, rng, None, n_parts=2)
+    fit_lists.lists_at(fitted.model.sources, positions, allowed, fitted.model, some, rng, None, n_parts=2)
     assert len(set(read)) == len(read) == 24
     assert read != sorted(read)
     assert max(read[:12]) > 48

@@ -14,6 +14,7 @@ from retrieval.stage_one import Validation
 from tests.world import make_interactions, make_items, tiny_config
 
 FIT = importlib.import_module("retrieval.fit")
+RERANKER = importlib.import_module("retrieval.fit_reranker")
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 10])
@@ -32,7 +33,7 @@ def test_validation_is_parted_into_users_that_stop_training_and_all_others(n):
 
 
 def test_users_that_stop_gpt2_never_tell_what_it_is_worth(encoder, monkeypatch):
-    real_lists, real_fusion = FIT.stopping_lists, FIT.fit_final_fusion
+    real_lists, real_fusion = RERANKER.stopping_lists, FIT.fit_final_fusion
     seen: dict[str, set[int]] = {"stop": set(), "judge": set()}
     n_worlds, items = [], make_items()
 
@@ -46,7 +47,7 @@ def test_users_that_stop_gpt2_never_tell_what_it_is_worth(encoder, monkeypatch):
             seen["judge"] |= set(world.validation.users.tolist())
         return real_fusion(model, found, worlds, config, **options)
 
-    monkeypatch.setattr(FIT, "stopping_lists", watched_stop)
+    monkeypatch.setattr(RERANKER, "stopping_lists", watched_stop)
     monkeypatch.setattr(FIT, "fit_final_fusion", watched_fusion)
     fit(items, make_interactions(items), tiny_config(), encoder=encoder)
     assert n_worlds == [2]  # one of them with items made new

@@ -50,6 +50,7 @@ def test_what_weighs_gpt_2_taught_it_nothing(items, interactions, encoder, monke
     assert fit(items, interactions, config, encoder=encoder, say=said.append).model.reranker is not None
 
     held = held_out_of(interactions, config)
+    assert held.moment is not None
     newest = moment_at(time_split(interactions).train, MOMENT_SHARE)
     (_, found, worlds, _), *_ = seen["fit_final_fusion"]
     stop = seen["train_history_model"][0][2].validation.users
