@@ -51,7 +51,7 @@ class Teacher:
     def train(self, lists: list[RerankList], histories: list[np.ndarray], *, purpose: str = "") -> Reranker | None:
         """GPT-2 from these lists and, as a history model, from these histories; None without a list to learn from.
 
-        purpose: which of several trainings it is, one word.
+        purpose: which of several trainings it is; its checkpoints have this name.
         """
         config, clock = self.config, self.clock
         with clock.step("train_reranker", f"train the reranker on {len(lists):,} lists{purpose and f' ({purpose})'}"):
@@ -79,7 +79,8 @@ class ByTime:
     def at(self, number: int) -> Reranker | None:
         """What it would have said at one of the moments: it saw nothing of what was taken from then on."""
         until = time_split(self.interactions, at=self.moments[number].at).train
-        return self._learned(self.moments[number + 1 :], until, f"moment-{number}")
+        purpose = f"moment {number}" if number else "validation"
+        return self._learned(self.moments[number + 1 :], until, purpose)
 
     def now(self) -> Reranker | None:
         """For serving: of everything, except what those took later who stop its training."""
