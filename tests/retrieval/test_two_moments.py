@@ -74,6 +74,17 @@ def test_what_weighs_gpt_2_taught_it_nothing(items, interactions, encoder, monke
     assert any("(serving)" in line for line in said) == counts
 
 
+def test_every_training_goes_on_from_checkpoints_of_its_own(items, interactions, encoder, monkeypatch, tmp_path):
+    monkeypatch.setattr("retrieval.two_stage.TwoStage.rerank_counts", property(lambda self: True))
+    config = tiny_config(lists={"validation": "time", "max_lists": 48, "moments": 2}, use_history_model=False)
+    first, again = (fit(items, interactions, config, encoder=encoder, checkpoints=tmp_path) for _ in range(2))
+    assert {place.name for place in tmp_path.iterdir()} == {"validation", "moment 1", "serving"}
+    rerankers = [fitted.model.reranker for fitted in (first, again)]
+    weights = [reranker.gpt2.state_dict() for reranker in rerankers if reranker]
+    assert len(weights) == 2
+    assert all((weights[0][name] == weights[1][name]).all() for name in weights[0])
+
+
 def test_stopping_users_keep_what_they_had_and_were_shown_before():
     ids = IdMap.of(["a", "b"]), IdMap.of([f"i{row}" for row in range(9)])
     shown = Impressions.of(np.array([0, 0, 1]), np.array([6, 7, 8]), np.array([1.0, 5.0, 5.0]))
