@@ -114,6 +114,7 @@ class UserStream:
         reader = self._reader
         n_read, n_kept, has_segments = 0, 0, False
         seen: Counter[str] = Counter()
+        wanted = unicodedata.normalize("NFC", self.segment or "")  # as tables are read
         with RejectLog(self._rejects, max_bad_rows=self._max_bad_rows) as log:
             for chunk in reader:
                 n_read += len(chunk) + len(chunk.unreadable)
@@ -122,7 +123,6 @@ class UserStream:
                 ids, segments, histories = read_user_rows(chunk, log)
                 if self.segment is not None:
                     seen.update(segments)
-                    wanted = unicodedata.normalize("NFC", self.segment)  # as tables are read
                     keep = [place for place, name in enumerate(segments) if name == wanted]
                     ids, segments = [ids[p] for p in keep], [segments[p] for p in keep]
                     histories = [histories[p] for p in keep]
