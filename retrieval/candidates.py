@@ -1,8 +1,9 @@
 """Stage one: the union of what the sources find, with a score from every source for every candidate.
 
-A candidate's features are, per source, how far its score lies above the user's average candidate (in deviations) and
-its rank among the candidates on a log scale: both mean the same for every user and every fit of a source. An item that
-nobody took has features of its own besides, as most sources can say nothing of it. Then come the details.
+A candidate's features are, per source, how far its score lies above the user's average candidate (in deviations,
+except where scores are shares) and its rank among the candidates on a log scale: both mean the same for every user and
+every fit of a source. An item that nobody took has features of its own besides, as most sources can say nothing of it.
+Then come the details.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ import numpy as np
 
 from retrieval.details import Details
 from retrieval.sources.base import Queries, Scan, Source
+from retrieval.sources.fresh import FreshSource
 from retrieval.sources.popular import PopularSource
 from retrieval.sources.recent import RecentSource
 
 READING = ("dense", "neighbours", "transitions", "walk", "content", "lexical")
 """Sources that can say something of an item nobody took: by its text, or by what it borrows (`retrieval.lending`)."""
-COUNTING = (PopularSource.name, RecentSource.name)
+COUNTING = (PopularSource.name, RecentSource.name, FreshSource.name)
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,9 @@ def _features(
     """What is told of every candidate, measured among some of them: float32 (n_users, depth, n_features)."""
     raw = np.stack([scan.at(rows) for scan in scans], axis=2) if scans else np.empty((*rows.shape, 0), dtype=np.float32)
     features = standardise(raw, rows, among)
+    for place, source in enumerate(sources):
+        if isinstance(source, FreshSource):  # a share means the same for everybody: who missed little, missed little
+            features[:, :, place] = _above_mean(raw[:, :, place], among) * (rows >= 0)
     new = _new_items(sources, rows)
     if new is not None:
         counting = [place for place, source in enumerate(sources) if source.name in COUNTING]
@@ -155,6 +160,11 @@ def _new_items(sources: Sequence[Source], rows: np.ndarray) -> np.ndarray | None
     """Which candidates nobody took: bool (n_users, depth); None where no source counts interactions."""
     popular = next((source for source in sources if isinstance(source, PopularSource)), None)
     return None if popular is None else popular.untaken[np.maximum(rows, 0)] & (rows >= 0)
+
+
+def _above_mean(values: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """How far values lie above the mean of the user's candidates in `among`."""
+    return values - (values * among).sum(axis=1, keepdims=True) / np.maximum(among.sum(axis=1, keepdims=True), 1)
 
 
 def _as_average(values: np.ndarray, new: np.ndarray, among: np.ndarray) -> np.ndarray:

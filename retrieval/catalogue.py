@@ -52,18 +52,18 @@ class Catalogue:
         *,
         exclude: Sequence[np.ndarray] | None = None,
         keep_seen: bool = False,
-        away: np.ndarray | None = None,
+        visits: np.ndarray | None = None,
     ) -> Queries:
         """Histories (item rows, oldest first) as stage one wants them; by default what was seen is excluded.
 
         Args:
             exclude: per user other item rows instead. keep_seen: seen items may come again, and nothing is excluded.
-            away: see `Queries`.
+            visits: see `Queries`.
         """
         if exclude is None:
             exclude = [_EMPTY] * len(histories) if keep_seen else histories
         texts = tuple(history_text([self.titles[row] for row in self.newest(h)], self.text_config) for h in histories)
-        return Queries(tuple(histories), tuple(exclude), texts, away)
+        return Queries(tuple(histories), tuple(exclude), texts, visits)
 
     def newest(self, history: np.ndarray) -> np.ndarray:
         """The newest rows of a history that a text may hold, newest first."""

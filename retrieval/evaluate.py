@@ -17,7 +17,7 @@ from retrieval.config import Config
 from retrieval.data import Interactions, Items, Split, cold_items, leave_last_out, time_split
 from retrieval.encoder.text_encoder import TextEncoder
 from retrieval.fit import Fitted, fit
-from retrieval.histories import histories_of, time_away
+from retrieval.histories import histories_of, last_visits
 from retrieval.sources import Queries, Source
 from retrieval.stage_figures import Rankings, segment_figures, summarise
 from retrieval.stage_one import in_batches, sub_queries
@@ -37,8 +37,8 @@ class Trial:
     users: int64 (n_test_users,), user rows of `train`. histories: per test user the item rows of `train`, oldest first.
     seen: per test user the rows that must not come again (empty where they may); they may hold a cold item, which left
     the history with all its interactions. targets: per test user distinct rows. cold_rows: the items that were made
-    cold. n_without_history: users who have targets and nothing in `train`; nobody asks them. away: how long the test
-    users have been away (see `Queries`) where one moment parts train from targets; None where every user has its own,
+    cold. n_without_history: users who have targets and nothing in `train`; nobody asks them. visits: the last of
+    each test user (see `Queries`) where one moment parts train from targets; None where every user has its own,
     as nobody but the user knows when the newest item will be taken.
     """
 
@@ -49,7 +49,7 @@ class Trial:
     targets: list[np.ndarray]
     cold_rows: np.ndarray
     n_without_history: int
-    away: np.ndarray | None = None
+    visits: np.ndarray | None = None
 
 
 def make_split(interactions: Interactions, name: str, *, at: float | None = None) -> Split:
@@ -111,7 +111,7 @@ def make_trial(
         targets=[targets[place] for place in known],
         cold_rows=cold_rows,
         n_without_history=len(parts.no_history) + sum(not len(histories[user]) for user in users),
-        away=None if parts.moment is None else time_away(train, at=parts.moment)[chosen],
+        visits=None if parts.moment is None else last_visits(train, at=parts.moment)[chosen],
     )
 
 
@@ -179,7 +179,7 @@ def rank_trial(
     The facts are the keys of an evaluation that do not follow from the lists.
     """
     fitted = fit(items, trial.train, config, encoder=encoder, say=say, progress=progress)
-    queries = fitted.model.catalogue.queries(trial.histories, exclude=trial.seen, away=trial.away)
+    queries = fitted.model.catalogue.queries(trial.histories, exclude=trial.seen, visits=trial.visits)
     say(f"rank all items for {len(trial.users):,} test users")
     rankings = rank_stages(fitted, queries, trial.targets)
     facts = {

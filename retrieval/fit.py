@@ -36,7 +36,7 @@ from retrieval.fit_steps import (
     world_with_new_items,
 )
 from retrieval.held_out import HeldOut, held_out_of, stopping_users
-from retrieval.histories import Shown, histories_of, items_by_time, shown_of
+from retrieval.histories import Shown, Timeline, histories_of, shown_of
 from retrieval.moments import Moment, earlier_moments
 from retrieval.new_items import World, could_be_right
 from retrieval.source_choice import choose_settings
@@ -254,6 +254,6 @@ def _sources_again(
         settings,
         config,
         space=model.trained_vectors,
-        by_time=items_by_time(interactions) if config.lists.by_time else None,
+        by_time=Timeline.of(interactions) if config.lists.by_time else None,
         label="recall" if progress else None,
     )

@@ -27,7 +27,7 @@ of which rank high anywhere: on three earlier moments of MovieLens-1M recall@100
 
 def validation_queries(catalogue: Catalogue, validation: Validation) -> Queries:
     """The validation users' queries; where seen items may come again nothing is excluded."""
-    return catalogue.queries(validation.histories, keep_seen=validation.keep_seen, away=validation.away)
+    return catalogue.queries(validation.histories, keep_seen=validation.keep_seen, visits=validation.visits)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from retrieval.encoder.heads import RecallHead
 from retrieval.encoder.text_encoder import TextEncoder
 from retrieval.encoder.train import TrainedHead
 from retrieval.held_out import HeldOut
+from retrieval.histories import Timeline
 from retrieval.new_items import (
     World,
     choose_new,
@@ -109,7 +110,7 @@ def sources_on(
     settings: SourceSettings,
     config: Config,
     *,
-    by_time: np.ndarray | None = None,
+    by_time: Timeline | None = None,
 ) -> tuple[Source, ...]:
     """All candidate sources, fitted on these histories; by_time: see `fit_sources`."""
     return fit_sources(
@@ -132,7 +133,7 @@ def sources_in_space(
     config: Config,
     *,
     space: np.ndarray,
-    by_time: np.ndarray | None = None,
+    by_time: Timeline | None = None,
     label: str | None = None,
 ) -> tuple[Source, ...]:
     """All candidate sources with a recall head of their own, trained as long as the settings say.

@@ -13,7 +13,7 @@ import numpy as np
 
 from retrieval.config import Config
 from retrieval.data import Interactions, time_split
-from retrieval.histories import Followed, histories_of, items_by_time, taken_after
+from retrieval.histories import Followed, Timeline, histories_of, taken_after
 from retrieval.stage_one import Validation
 
 _TARGETS_PER_USER = 5
@@ -25,15 +25,14 @@ class HeldOut:
     """Training histories without what is held out, and that.
 
     base: int64 rows per user, oldest first. validation: one item after each history, for whatever is chosen by single
-    items. asked: the same users with all that they took. by_time: the items of base in the order they were taken (see
-    `items_by_time`), earlier: the table of base, and moment: what parts them, in the unit of the times; None where no
-    moment does.
+    items. asked: the same users with all that they took. by_time: base in the order it was taken,
+    earlier: the table of base, and moment: what parts them, in the unit of the times; None where no moment does.
     """
 
     base: list[np.ndarray]
     validation: Validation
     asked: Validation
-    by_time: np.ndarray | None = None
+    by_time: Timeline | None = None
     earlier: Interactions | None = field(default=None, repr=False)
     moment: float | None = None
 
@@ -91,14 +90,14 @@ def hold_out_later(interactions: Interactions, *, max_users: int, keep_seen: boo
             "give more interactions, or hold out everybody's newest item (lists.validation=last)"
         )
     validation = asked.single(_TARGETS_PER_USER, seed=seed).slice(max_users, seed)
-    return HeldOut(base, validation, asked, items_by_time(parts.train), parts.train, parts.moment)
+    return HeldOut(base, validation, asked, Timeline.of(parts.train), parts.train, parts.moment)
 
 
 def asked_after(followed: Sequence[Followed], *, max_users: int, keep_seen: bool, seed: int) -> Validation:
     """All that users took after a moment (see `taken_after`), of at most max_users at random."""
     users = np.array([one.user for one in followed], dtype=np.int64)
-    away = np.array([one.away for one in followed], dtype=np.float32)
-    asked = Validation([one.history for one in followed], [one.taken for one in followed], keep_seen, users, away)
+    visits = np.array([one.visit for one in followed]).reshape(-1, 2)
+    asked = Validation([one.history for one in followed], [one.taken for one in followed], keep_seen, users, visits)
     return asked.slice(max_users, seed)
 
 

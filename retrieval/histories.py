@@ -26,9 +26,32 @@ def histories_of(interactions: Interactions) -> list[np.ndarray]:
     return [rows[offsets[user] : offsets[user + 1]] for user in range(interactions.n_users)]
 
 
-def items_by_time(interactions: Interactions) -> np.ndarray:
-    """The item row of every interaction of anybody, oldest first: int64 (n_interactions,)."""
-    return interactions.item_rows[np.argsort(interactions.times, kind="stable")].astype(np.int64)
+@dataclass(frozen=True)
+class Timeline:
+    """Everybody's interactions in one order, oldest first: item rows, int64 (n,), and times, float64 (n,).
+
+    newest: float64 (n_users,), when each user with interactions was last here, in the unit of the times.
+    """
+
+    items: np.ndarray
+    times: np.ndarray
+    newest: np.ndarray
+
+    @classmethod
+    def of(cls, interactions: Interactions) -> Timeline:
+        """The order of a table; at one time by row."""
+        order = np.argsort(interactions.times, kind="stable")
+        newest = newest_times(interactions)
+        times = interactions.times[order].astype(np.float64)
+        return cls(interactions.item_rows[order].astype(np.int64), times, newest[np.isfinite(newest)])
+
+
+def newest_times(interactions: Interactions) -> np.ndarray:
+    """When every user was last here: float64 (n_users,), nan for users without interactions."""
+    newest = np.full(interactions.n_users, np.nan)
+    present = np.flatnonzero(np.diff(interactions.offsets))
+    newest[present] = interactions.times[interactions.offsets[present + 1] - 1]
+    return newest
 
 
 def shown_of(interactions: Interactions) -> list[Shown] | None:
@@ -58,28 +81,29 @@ def time_away(interactions: Interactions, *, at: float | None = None) -> np.ndar
     Returns:
         float32 (n_users,), nan for users without interactions.
     """
-    away = np.full(interactions.n_users, np.nan, dtype=np.float32)
     if not len(interactions):
-        return away
-    present = np.flatnonzero(np.diff(interactions.offsets))
-    newest = interactions.times[interactions.offsets[present + 1] - 1]
+        return np.full(interactions.n_users, np.nan, dtype=np.float32)
     end = float(interactions.times.max()) if at is None else at
     span = max(end - float(interactions.times.min()), np.finfo(np.float64).tiny)
-    away[present] = np.log1p(_SHARES * (end - newest) / span)
-    return away
+    return np.log1p(_SHARES * (end - newest_times(interactions)) / span).astype(np.float32)
+
+
+def last_visits(interactions: Interactions, *, at: float | None = None) -> np.ndarray:
+    """Every user's last visit: float64 (n_users, 2), how long ago it was (`time_away`) and when (`newest_times`)."""
+    return np.stack([time_away(interactions, at=at), newest_times(interactions)], axis=1)
 
 
 @dataclass(frozen=True)
 class Followed:
     """A user row, its history before a moment (rows, oldest first), and what it took after it (distinct rows).
 
-    away: see `time_away`, at the moment.
+    visit: float64 (2,), the last one before the moment, see `last_visits`.
     """
 
     user: int
     history: np.ndarray
     taken: np.ndarray
-    away: float
+    visit: np.ndarray
 
 
 def taken_after(parts: Split, histories: list[np.ndarray], *, keep_seen: bool) -> list[Followed]:
@@ -88,9 +112,9 @@ def taken_after(parts: Split, histories: list[np.ndarray], *, keep_seen: bool) -
     Args:
         histories: of `parts.train`. keep_seen: where seen items may not come again, only new ones count.
     """
-    found, away = [], time_away(parts.train, at=parts.moment)
+    found, visits = [], last_visits(parts.train, at=parts.moment)
     for user, taken in zip(parts.test_users, parts.targets, strict=True):
         counts = taken if keep_seen else taken[~np.isin(taken, histories[user])]
         if len(counts):
-            found.append(Followed(int(user), histories[user], counts, float(away[user])))
+            found.append(Followed(int(user), histories[user], counts, visits[user]))
     return found

@@ -17,7 +17,7 @@ from retrieval.data import Interactions, moment_at, time_split
 from retrieval.fit_lists import lists_at
 from retrieval.fit_steps import sources_in_space
 from retrieval.held_out import asked_after
-from retrieval.histories import histories_of, items_by_time, shown_of, taken_after
+from retrieval.histories import Timeline, histories_of, shown_of, taken_after
 from retrieval.new_items import World, could_be_right
 from retrieval.rerank_lists import Position, RerankList, positions_at_moment
 from retrieval.stage_one import SourceSettings
@@ -75,7 +75,7 @@ def earlier_moments(
         if not len(asked):
             break
         label = f"moment {number + 1}/{n_moments}" if progress else None
-        by_time = items_by_time(interactions)
+        by_time = Timeline.of(interactions)
         sources = sources_in_space(catalogue, histories, settings, config, space=space, by_time=by_time, label=label)
         found.append(Moment(moment, World(sources, asked, allowed, has_new=True)))
     return found

@@ -14,10 +14,10 @@ from retrieval.config import Config
 from retrieval.data import IdMap, Interactions, canonical_id
 from retrieval.data.ids import listed
 from retrieval.explain import explain_item, found_by
-from retrieval.histories import histories_of, time_away
+from retrieval.histories import histories_of, last_visits
 from retrieval.item_filter import item_mask
 from retrieval.results import Recommendation, RecommendationList, check_k, note_of
-from retrieval.sources import DenseSource, Queries
+from retrieval.sources import UNKNOWN_VISIT, DenseSource, Queries
 from retrieval.stage_one import SourceSettings
 from retrieval.text import clean_text
 from retrieval.two_stage import Ranked, TwoStage
@@ -27,13 +27,13 @@ Filters = str | Mapping[str, object] | None
 
 @dataclass(frozen=True)
 class _Asked:
-    """Whose list is wanted: item rows, oldest first, and how long ago they were taken (see `Queries`).
+    """Whose list is wanted: item rows, oldest first, and the last visit (see `Queries`; None: not known).
 
     ignored: how many ids the catalogue does not know. note: where the list is not by the user's own history.
     """
 
     rows: np.ndarray
-    away: float = np.nan
+    visit: np.ndarray | None = None
     ignored: int = 0
     note: str = ""
 
@@ -42,15 +42,15 @@ class _Asked:
 class Recommender:
     """A fitted two-stage recommender and the histories of the users it knows. Nothing changes it.
 
-    histories: per user row of `users` int64 item rows, oldest first. away: how long each had been away when the newest
-        interaction of anybody was taken (see `Queries`).
+    histories: per user row of `users` int64 item rows, oldest first. visits: each one's last (see `Queries`), as of
+        the newest interaction of anybody.
     config, settings: how it was fitted. facts: what the bundle's manifest tells (version, figures).
     """
 
     model: TwoStage
     users: IdMap
     histories: Sequence[np.ndarray]
-    away: np.ndarray
+    visits: np.ndarray
     config: Config
     settings: SourceSettings
     facts: Mapping[str, object] = field(default_factory=dict)
@@ -63,8 +63,8 @@ class Recommender:
             ValueError: interactions over another item table than the model's.
         """
         interactions.require_items(model.catalogue.items.ids)
-        histories, away = histories_of(interactions), time_away(interactions)
-        return cls(model, interactions.users, histories, away, config, settings)
+        histories, visits = histories_of(interactions), last_visits(interactions)
+        return cls(model, interactions.users, histories, visits, config, settings)
 
     @classmethod
     def load(
@@ -220,7 +220,7 @@ class Recommender:
         if row < 0:
             note = f"unknown user {canonical_id(user_id)!r}: the most popular items"
             return _Asked(np.empty(0, dtype=np.int64), note=note)
-        return _Asked(np.asarray(self.histories[row], dtype=np.int64), float(self.away[row]))
+        return _Asked(np.asarray(self.histories[row], dtype=np.int64), self.visits[row])
 
     def _cold_note(self, rows: np.ndarray, user_id: str | None) -> str:
         if len(rows):
@@ -228,8 +228,8 @@ class Recommender:
         return f"no usable history{f' of user {user_id!r}' if user_id else ''}: the most popular items"
 
     def _queries(self, asked: Sequence[_Asked]) -> Queries:
-        histories, away = [one.rows for one in asked], np.array([one.away for one in asked], dtype=np.float32)
-        return self.model.catalogue.queries(histories, keep_seen=self.config.keep_seen, away=away)
+        visits = np.array([UNKNOWN_VISIT if one.visit is None else one.visit for one in asked]).reshape(-1, 2)
+        return self.model.catalogue.queries([one.rows for one in asked], keep_seen=self.config.keep_seen, visits=visits)
 
     def _rank(self, asked: Sequence[_Asked], *, k: int, filters: Filters) -> Ranked:
         wanted, model = check_k(k), self.model

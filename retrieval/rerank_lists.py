@@ -18,19 +18,19 @@ from retrieval.catalogue import Catalogue
 from retrieval.details import details_of
 from retrieval.fusion import Fusion
 from retrieval.histories import Followed, Shown
-from retrieval.sources import ContentSource, Queries, Source
+from retrieval.sources import UNKNOWN_VISIT, ContentSource, Queries, Source
 from retrieval.two_stage import batch_size, context_of, rerank_features, rerank_input
 
 
 @dataclass(frozen=True)
 class Position:
     """One moment of one user: what came before (rows, oldest first), what was taken next, or in the time after (int64
-    rows), what was shown and not taken. away: see `Queries`."""
+    rows), what was shown and not taken. visit: the last one before, float64 (2,), see `Queries`; None: not known."""
 
     history: np.ndarray
     targets: np.ndarray
     shown: np.ndarray
-    away: float = float("nan")
+    visit: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def positions_at_moment(followed: Sequence[Followed], shown: Sequence[Shown] | N
     for one in followed:
         seen = np.empty(0, np.int64) if shown is None else shown[one.user].rows
         certain = np.unique(seen[~np.isin(seen, one.history) & ~np.isin(seen, one.taken)])
-        positions.append(Position(one.history, one.taken, certain, one.away))
+        positions.append(Position(one.history, one.taken, certain, one.visit))
     return positions
 
 
@@ -207,5 +207,5 @@ def _found(
 
 def _queries(catalogue: Catalogue, positions: Sequence[Position], keep_seen: bool) -> Queries:
     """A seen target (bought again) can only be found where seen items are not excluded."""
-    histories, away = [one.history for one in positions], np.array([one.away for one in positions], dtype=np.float32)
-    return catalogue.queries(histories, keep_seen=keep_seen, away=away)
+    visits = np.array([UNKNOWN_VISIT if one.visit is None else one.visit for one in positions]).reshape(-1, 2)
+    return catalogue.queries([one.history for one in positions], keep_seen=keep_seen, visits=visits)

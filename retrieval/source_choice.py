@@ -11,6 +11,7 @@ import numpy as np
 import scipy.sparse as sp
 
 from retrieval.catalogue import Catalogue
+from retrieval.histories import Timeline
 from retrieval.ranks import list_ndcg
 from retrieval.sources.dense import mean_of, pooled_users
 from retrieval.sources.item_items import (
@@ -71,7 +72,7 @@ def choose_settings(
     histories: Sequence[np.ndarray],
     validation: Validation,
     *,
-    by_time: np.ndarray | None = None,
+    by_time: Timeline | None = None,
     finetuned: bool = False,
     seed: int = 0,
 ) -> SourceSettings:
@@ -119,12 +120,12 @@ def choose_settings(
     )
 
 
-def _choose_recent(by_time: np.ndarray | None, validation: Validation, n_items: int) -> float:
+def _choose_recent(by_time: Timeline | None, validation: Validation, n_items: int) -> float:
     if by_time is None:
         return SourceSettings.recent_share
     found = {}
     for share in RECENT_SHARES:
-        counts = recent_counts(by_time, n_items, share=share).astype(np.float32)
+        counts = recent_counts(by_time.items, n_items, share=share).astype(np.float32)
         found[share] = _ndcg(partial(_same_for_all, counts), validation)
     return max(found, key=lambda share: found[share])
 

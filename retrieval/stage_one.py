@@ -15,10 +15,12 @@ from retrieval.catalogue import Catalogue
 from retrieval.encoder.heads import HeadConfig, RecallHead
 from retrieval.encoder.steps import HeadTraining
 from retrieval.encoder.train import TrainedHead, embed_items, embed_users, train_head
+from retrieval.histories import Timeline
 from retrieval.lending import lend_links, lend_residuals, lenders_of
 from retrieval.sources import (
     ContentSource,
     DenseSource,
+    FreshSource,
     ItemItemSource,
     LexicalSource,
     PopularSource,
@@ -75,14 +77,14 @@ class Validation:
     """Histories (oldest first) and what was taken after each.
 
     taken: int64 rows, distinct, one or more after each history. keep_seen: seen items may be right. users: int64 (n,),
-    whose history it is; a user may be there several times. away: see `Queries`.
+    whose history it is; a user may be there several times. visits: see `Queries`.
     """
 
     histories: list[np.ndarray]
     taken: list[np.ndarray]
     keep_seen: bool
     users: np.ndarray
-    away: np.ndarray | None = None
+    visits: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.taken)
@@ -109,8 +111,8 @@ class Validation:
         """Some of them, in this order."""
         histories = [self.histories[place] for place in places]
         taken = [self.taken[place] for place in places]
-        away = None if self.away is None else self.away[places]
-        return Validation(histories, taken, self.keep_seen, self.users[places], away)
+        visits = None if self.visits is None else self.visits[places]
+        return Validation(histories, taken, self.keep_seen, self.users[places], visits)
 
     def slice(self, n: int, seed: int) -> Validation:
         """n at random (all, if there are no more)."""
@@ -163,15 +165,15 @@ def fit_sources(
     settings: SourceSettings,
     *,
     keep_seen: bool,
-    by_time: np.ndarray | None = None,
+    by_time: Timeline | None = None,
     family: str = "auto",
     seed: int = 0,
     device: str = "auto",
 ) -> tuple[Source, ...]:
     """All sources, fitted on these histories.
 
-    `repeat` is among them only where seen items may come again, `recent` only where there is the order in which their
-    items were taken by anybody (`by_time`, int64 rows, oldest first).
+    `repeat` is among them only where seen items may come again, `recent` and `fresh` only where it is told when their
+    items were taken (`by_time`).
     """
     n_items = catalogue.n_items
     histories = list(histories)
@@ -209,7 +211,8 @@ def fit_sources(
     if keep_seen:
         sources.append(RepeatSource(n_items, decay=settings.repeat_decay))
     if by_time is not None:
-        sources.append(RecentSource.fit(by_time, n_items, share=settings.recent_share))
+        sources.append(RecentSource.fit(by_time.items, n_items, share=settings.recent_share))
+        sources.append(FreshSource.fit(by_time.items, by_time.times, n_items, newest=by_time.newest))
     return tuple(sources)
 
 
@@ -229,5 +232,5 @@ def in_batches(n: int, size: int) -> list[slice]:
 
 def sub_queries(queries: Queries, part: slice) -> Queries:
     """Some users of a batch."""
-    away = None if queries.away is None else queries.away[part]
-    return Queries(queries.histories[part], queries.exclude[part], queries.texts[part], away)
+    visits = None if queries.visits is None else queries.visits[part]
+    return Queries(queries.histories[part], queries.exclude[part], queries.texts[part], visits)

@@ -5,10 +5,10 @@ reranker/             AutoModelForSequenceClassification.from_pretrained(bundle/
 reranker/history/     AutoModel.from_pretrained(bundle/reranker/history), where a history model counts
 index/text/, index/items/     faiss.read_index(bundle/index/items/index.faiss), or where it is on Milvus
 items.parquet         pandas.read_parquet
-users.parquet         user_id, the item rows of its history, oldest first, and how long the user had been away
+users.parquet         user_id, the item rows of its history, oldest first, and its last visit
 vectors.safetensors   float32: text vectors (n_items, text_dim), item vectors (n_items, dim), those that GPT-2 learned
 head.safetensors      the trained recall head
-sources.safetensors   item-item matrices in CSR parts, what was learned of them apart from texts, and popularity
+sources.safetensors   item-item matrices in CSR parts, what was learned of them apart from texts; popularity
 config.json fusion.json evaluation.json      plain JSON
 manifest.json         format version, sha256 and size of every file, model fingerprints, counts, figures
 """
@@ -105,7 +105,8 @@ def _write(directory: Path, recommender: Recommender, evaluation: Mapping[str, A
         {
             "user_id": pa.array(list(recommender.users.ids), pa.string()),
             "history": pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(rows)),
-            "away": pa.array(recommender.away, pa.float32()),
+            "away": pa.array(recommender.visits[:, 0]),
+            "newest": pa.array(recommender.visits[:, 1]),
         }
     )
     pq.write_table(table, directory / "users.parquet", write_page_checksum=True)
@@ -187,9 +188,9 @@ def load_bundle(bundle: Path, *, device: str = "auto", precision: str = "auto", 
         learned_vectors=vectors.get("learned"),
     )
     _ = model.details  # made now, so that the first request does not wait for it
-    users, histories, away = _load_users(directory / "users.parquet")
+    users, histories, visits = _load_users(directory / "users.parquet")
     settings = SourceSettings(**read_json(directory / "settings.json"))
-    return Recommender(model, users, histories, away, config, settings, {"directory": str(directory), **facts})
+    return Recommender(model, users, histories, visits, config, settings, {"directory": str(directory), **facts})
 
 
 def _same(found: str, expected: object, place: Path) -> None:
@@ -202,8 +203,8 @@ def _load_users(path: Path) -> tuple[IdMap, list[np.ndarray], np.ndarray]:
     table = pq.read_table(path, page_checksum_verification=True).combine_chunks()
     users = IdMap.of(table["user_id"].to_pylist())
     lists = table["history"].chunk(0) if table["history"].num_chunks else None
-    away = table["away"].to_numpy().astype(np.float32)
+    visits = np.stack([table["away"].to_numpy(), table["newest"].to_numpy()], axis=1)
     if lists is None:
-        return users, [], away
+        return users, [], visits
     offsets, rows = lists.offsets.to_numpy(), lists.values.to_numpy().astype(np.int64)
-    return users, [rows[start:end] for start, end in pairwise(offsets)], away
+    return users, [rows[start:end] for start, end in pairwise(offsets)], visits

@@ -25,6 +25,7 @@ from retrieval.encoder.text_encoder import resolve_device
 from retrieval.sources import (
     ContentSource,
     DenseSource,
+    FreshSource,
     ItemItemSource,
     LexicalSource,
     PopularSource,
@@ -54,6 +55,8 @@ def _arrays(sources: Sequence[Source]) -> dict[str, np.ndarray]:
                 arrays |= _parts(f"{source.name}.learned", source.learned)
         elif isinstance(source, PopularSource | RecentSource):
             arrays[f"{source.name}.scores"] = source.scores
+        elif isinstance(source, FreshSource):
+            arrays |= {"fresh.edges": source.edges, "fresh.shares": source.shares}
     return arrays
 
 
@@ -68,7 +71,7 @@ def _matrix(arrays: Mapping[str, np.ndarray], name: str, n_items: int) -> sp.csr
 
 def _facts(sources: Sequence[Source]) -> list[dict[str, Any]]:
     """The order of the sources (it is the order of the features) and their settings."""
-    kept = ("decay", "text_weight")
+    kept = ("decay", "text_weight", "typical")
     return [{"name": s.name, **{key: getattr(s, key) for key in kept if hasattr(s, key)}} for s in sources]
 
 
@@ -100,6 +103,8 @@ def load_sources(
             sources.append(PopularSource.of_scores(arrays["popular.scores"]))
         elif name == RecentSource.name:
             sources.append(RecentSource(arrays["recent.scores"]))
+        elif name == FreshSource.name:
+            sources.append(FreshSource(arrays["fresh.edges"], arrays["fresh.shares"], fact["typical"]))
         elif name == RepeatSource.name:
             sources.append(RepeatSource(n_items, decay=fact["decay"]))
         else:

@@ -223,7 +223,7 @@ def context_of(asked: Queries | Validation) -> np.ndarray:
     """What the fusions know of a user besides the candidates: log(1 + history length), and how long ago that was (see
     `Queries`): float32 (n_users, 2), nan where it is not known."""
     lengths = np.log1p([len(history) for history in asked.histories])
-    away = np.full(len(lengths), np.nan) if asked.away is None else asked.away
+    away = np.full(len(lengths), np.nan) if asked.visits is None else asked.visits[:, 0]
     return np.stack([lengths, away], axis=1).astype(np.float32)
 
 

@@ -19,13 +19,14 @@ from retrieval.catalogue import Catalogue, render_items
 from retrieval.data import IdMap, Interactions, Items
 from retrieval.encoder.heads import RecallHead
 from retrieval.encoder.train import embed_items
-from retrieval.histories import histories_of, time_away
+from retrieval.histories import histories_of, last_visits
 from retrieval.lending import BORROWING, lend_links, lend_residuals, lenders_of
 from retrieval.move_index import index_like
 from retrieval.recommend import Recommender
 from retrieval.sources import (
     ContentSource,
     DenseSource,
+    FreshSource,
     ItemItemSource,
     LexicalSource,
     PopularSource,
@@ -79,15 +80,15 @@ def replace_catalogue(recommender: Recommender, items: Items, interactions: Inte
         new_row = np.full(model.catalogue.n_items, -1, dtype=np.int64)
         new_row[place[place >= 0]] = np.flatnonzero(place >= 0)
         kept = [new_row[history] for history in recommender.histories]
-        users, histories, away = recommender.users, [rows[rows >= 0] for rows in kept], recommender.away
+        users, histories, visits = recommender.users, [rows[rows >= 0] for rows in kept], recommender.visits
     else:
-        users, histories, away = interactions.users, histories_of(interactions), time_away(interactions)
+        users, histories, visits = interactions.users, histories_of(interactions), last_visits(interactions)
     learned = model.learned_vectors
     if learned is not None:
         learned = np.where((place >= 0)[:, None], learned[np.maximum(place, 0)], 0)
     changed = replace(model, catalogue=catalogue, sources=sources, learned_vectors=learned)
     # No version on disk is this one: what the old bundle's manifest tells is not true of it.
-    return replace(recommender, model=changed, users=users, histories=histories, away=away, facts={})
+    return replace(recommender, model=changed, users=users, histories=histories, visits=visits, facts={})
 
 
 def _catalogue(old: Catalogue, items: Items, place: np.ndarray, recommender: Recommender) -> Catalogue:
@@ -136,6 +137,9 @@ class _Moved:
             )
         if isinstance(source, RecentSource):
             return RecentSource(np.where(place >= 0, source.scores[np.maximum(place, 0)], 0).astype(np.float32))
+        if isinstance(source, FreshSource):
+            shares = np.where(place >= 0, source.shares[:, np.maximum(place, 0)], np.float32(0))
+            return FreshSource(source.edges, shares, source.typical)
         if isinstance(source, RepeatSource):
             return RepeatSource(catalogue.n_items, decay=source.decay)
         raise TypeError(f"replace_catalogue: no way to move source {source.name!r}")

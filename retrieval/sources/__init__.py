@@ -1,7 +1,8 @@
 """Candidate sources behind one protocol: whatever scores items for users from their histories."""
 
-from retrieval.sources.base import Queries, Scan, Source
+from retrieval.sources.base import UNKNOWN_VISIT, Queries, Scan, Source
 from retrieval.sources.dense import ContentSource, DenseSource
+from retrieval.sources.fresh import FreshSource
 from retrieval.sources.item_items import ItemItemSource
 from retrieval.sources.lexical import LexicalSource
 from retrieval.sources.popular import PopularSource
@@ -9,8 +10,10 @@ from retrieval.sources.recent import RecentSource
 from retrieval.sources.repeat import RepeatSource
 
 __all__ = [
+    "UNKNOWN_VISIT",
     "ContentSource",
     "DenseSource",
+    "FreshSource",
     "ItemItemSource",
     "LexicalSource",
     "PopularSource",

@@ -14,6 +14,9 @@ import numpy as np
 
 from indexes import Hits, Index
 
+UNKNOWN_VISIT = np.full(2, np.nan)
+"""The row of `Queries.visits` of a user whose last visit is not known."""
+
 
 @dataclass(frozen=True)
 class Queries:
@@ -22,14 +25,14 @@ class Queries:
     histories: per user int64 item rows, oldest first; may be empty.
     exclude: per user int64 item rows that must not be recommended (the seen ones, unless asked otherwise).
     texts: per user the history as one text, newest item first; "" for an empty history.
-    away: per user how long ago its newest interaction was (see `retrieval.histories.time_away`), float32 (n,), nan
-        where that is not known; None where it is known of nobody.
+    visits: per user how long ago its newest interaction was and when (see `retrieval.histories.last_visits`), float64
+        (n, 2), nan where that is not known; None where it is known of nobody.
     """
 
     histories: tuple[np.ndarray, ...]
     exclude: tuple[np.ndarray, ...]
     texts: tuple[str, ...]
-    away: np.ndarray | None = None
+    visits: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if not len(self.histories) == len(self.exclude) == len(self.texts):

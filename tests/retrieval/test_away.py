@@ -13,7 +13,7 @@ from retrieval.data import IdMap, Interactions, time_split
 from retrieval.fit import fit
 from retrieval.fusion import CrossFitted, Fusion, FusionLists, cross_fit
 from retrieval.held_out import hold_out_later
-from retrieval.histories import time_away
+from retrieval.histories import last_visits, time_away
 from retrieval.recommend import Recommender
 from tests.retrieval.test_fusion import fit_fusion, make_lists, ndcg
 from tests.retrieval.test_held_out import table
@@ -53,16 +53,17 @@ def test_what_is_held_out_knows_how_long_each_user_has_been_away(interactions):
     moment = time_split(interactions).moment
     held = hold_out_later(interactions, max_users=10_000, keep_seen=False, seed=0)
     assert held.earlier is not None
-    away = time_away(held.earlier, at=moment)
-    np.testing.assert_array_equal(held.validation.away, away[held.validation.users])
+    visits = last_visits(held.earlier, at=moment)
+    away = visits[:, 0]
+    np.testing.assert_array_equal(held.validation.visits, visits[held.validation.users])
     some = held.validation.take(np.array([3, 1]))
-    np.testing.assert_array_equal(some.away, away[held.validation.users[[3, 1]]])
+    np.testing.assert_array_equal(some.visits, visits[held.validation.users[[3, 1]]])
     assert len(np.unique(away[np.isfinite(away)])) > 3
 
 
 def test_a_known_user_is_asked_with_the_time_away_and_a_given_history_without(by_time, interactions):
     user = str(by_time.users.ids[0])
-    np.testing.assert_array_equal(by_time.away, time_away(interactions))
+    np.testing.assert_array_equal(by_time.visits, last_visits(interactions))
     assert len(by_time.model.final_fusion.context_mean) == 2
     asked = []
     watched = replace(by_time, model=replace(by_time.model, recall_fusion=Watched(by_time.model.recall_fusion, asked)))

@@ -17,7 +17,7 @@ from retrieval.evaluate import validated_as
 from retrieval.fit import fit
 from retrieval.fusion import FusionLists
 from retrieval.held_out import held_out_of, hold_out_later, stopping_users
-from retrieval.histories import histories_of, items_by_time
+from retrieval.histories import Timeline, histories_of
 from retrieval.moments import MOMENT_SHARE, earlier_moments, rolling_lists
 from retrieval.new_items import World
 from retrieval.recommend import Recommender
@@ -52,7 +52,7 @@ def test_what_is_taken_after_the_moment_is_held_out():
     assert held.validation.users.tolist() == [0, 0]
     assert all(history.tolist() == list(range(36)) for history in held.validation.histories)
     assert held.by_time is not None
-    assert held.by_time.tolist() == list(range(36))
+    assert held.by_time.items.tolist() == list(range(36))
     again = hold_out_later(table(*early(36), *late), max_users=9, keep_seen=True, seed=0)
     assert sorted(again.validation.targets.tolist()) == [3, 38, 39]
 
@@ -181,7 +181,7 @@ def test_a_moment_asks_for_all_that_follows_which_its_sources_never_saw(interact
     whole, asked = histories_of(interactions), []
 
     def watched(catalogue, histories, *arguments, by_time, **options):
-        asked.append((histories, by_time))
+        asked.append((histories, by_time.items))
         return real_sources(catalogue, histories, *arguments, by_time=by_time, **options)
 
     real_sources = fit_steps.sources_on
@@ -195,7 +195,7 @@ def test_a_moment_asks_for_all_that_follows_which_its_sources_never_saw(interact
     clock = np.append(np.sort(interactions.times), np.inf)
     for number, (histories, order) in enumerate(asked):
         start = clock[ends[number + 1]]
-        assert order.tolist() == items_by_time(interactions)[: len(order)].tolist()
+        assert order.tolist() == Timeline.of(interactions).items[: len(order)].tolist()
         for user, history in enumerate(histories):
             own = slice(interactions.offsets[user], interactions.offsets[user + 1])
             assert history.tolist() == whole[user][: (interactions.times[own] < start).sum()].tolist()
@@ -220,7 +220,7 @@ def recent_of(recommender: Recommender) -> RecentSource:
 
 def test_a_fit_by_time_knows_what_is_taken_of_late(by_time, interactions, fitted):
     share = by_time.settings.recent_share
-    expected = recent_counts(items_by_time(interactions), by_time.model.catalogue.n_items, share=share)
+    expected = recent_counts(Timeline.of(interactions).items, by_time.model.catalogue.n_items, share=share)
     np.testing.assert_allclose(recent_of(by_time).scores, np.log1p(expected), rtol=1e-5)
     assert not any(isinstance(source, RecentSource) for source in fitted.model.sources)
     found = by_time.recommend(by_time.users.ids[0], k=20, explain=True)
@@ -252,12 +252,12 @@ def test_positions_are_no_clock():
 
 def test_single_items_are_drawn_from_what_was_taken():
     taken = [np.arange(10), np.array([3]), np.array([7, 8])]
-    away = np.array([0.5, 1.5, 2.5], np.float32)
-    asked = Validation([np.array([user]) for user in range(3)], taken, False, np.arange(3), away)
+    visits = np.array([[0.5, 9.0], [1.5, 8.0], [2.5, 7.0]])
+    asked = Validation([np.array([user]) for user in range(3)], taken, False, np.arange(3), visits)
     single = asked.single(2, seed=0)
     assert single.users.tolist() == [0, 0, 1, 2, 2]
-    assert single.away is not None
-    assert single.away.tolist() == [0.5, 0.5, 1.5, 2.5, 2.5]
+    assert single.visits is not None
+    assert single.visits.tolist() == visits[[0, 0, 1, 2, 2]].tolist()
     assert len(set(single.targets[:2])) == 2
     assert single.targets[2] == 3
     assert sorted(single.targets[3:]) == [7, 8]

@@ -38,7 +38,9 @@ def test_whoever_takes_something_after_a_moment_has_a_position_at_a_later_one():
     ]
     spans = [(MOMENT - 10, MOMENT - 10), (MOMENT - 11, MOMENT - 10), (10, 100), (10, 110), (10, 120)]
     away = [np.log1p(10_000 * since / span) for since, span in spans]
-    np.testing.assert_allclose([position.away for position in found], away, rtol=1e-6)
+    newest = [10.0, 11.0, 100.0, 110.0, 120.0]
+    visits = [position.visit for position in found if position.visit is not None]
+    np.testing.assert_allclose(visits, np.stack([away, newest], axis=1), rtol=1e-6)
     assert positions_since(table(*taken), 150.0, keep_seen=False) == []
 
 
