@@ -105,7 +105,8 @@ def positions_since(interactions: Interactions, moment: float, *, keep_seen: boo
     Few users are there at one moment, and who is there at a later one is asked in the same way: some go on with what
     they do, most come back after a while. On MovieLens-1M GPT-2 beside the fusion adds .0000 to NDCG@10 (+- .0006, 656
     users of two moments) by lists of the moments alone, .0033 (+- .0011) with these. Positions between any two
-    interactions of a user would be more, but mostly seconds apart, as no position at a moment is.
+    interactions of a user would be more, but mostly seconds apart, as no position at a moment is: with twice as many of
+    these besides it adds .0009 (+- .0016), without them .0027 (+- .0016).
     """
     positions, known = list[Position](), np.zeros(interactions.n_users, dtype=np.int64)
     times = interactions.times[interactions.times >= moment]
