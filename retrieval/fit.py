@@ -154,7 +154,7 @@ def _fit_recall(
         )
     with clock.step("train_encoder", "train the recall head"):
         label = "recall head" if progress else None
-        head = train_recall_head(catalogue, base, config, validation=validation, progress=label)
+        head = train_recall_head(catalogue, base, config, validation=validation, by_time=held.by_time, progress=label)
         settings = replace(settings, head_passes=head.passes)
     with clock.step("build", "fit the candidate sources"):
         sources = sources_on(catalogue, base, head.head, settings, config, by_time=held.by_time)

@@ -18,7 +18,7 @@ from retrieval.data import Interactions, time_split
 from retrieval.encoder.train import train_next_item
 from retrieval.fit_fusions import validation_queries
 from retrieval.held_out import without_later
-from retrieval.histories import histories_of
+from retrieval.histories import first_apart, histories_of
 from retrieval.moments import Moment, rolling_lists
 from retrieval.new_items import World
 from retrieval.rerank_lists import LazyLists, RerankList, list_of
@@ -48,10 +48,17 @@ class Teacher:
         """The lists of `stop`."""
         return stopping_lists(self.model, self.stop, self.config)
 
-    def train(self, lists: list[RerankList], histories: list[np.ndarray], *, purpose: str = "") -> Reranker | None:
+    def train(
+        self,
+        lists: list[RerankList],
+        histories: list[np.ndarray],
+        *,
+        apart: list[np.ndarray] | None = None,
+        purpose: str = "",
+    ) -> Reranker | None:
         """GPT-2 from these lists and, as a history model, from these histories; None without a list to learn from.
 
-        purpose: which of several trainings it is; its checkpoints have this name.
+        apart: see `train_next_item`. purpose: which of several trainings it is; its checkpoints have this name.
         """
         config, clock = self.config, self.clock
         with clock.step("train_reranker", f"train the reranker on {len(lists):,} lists{purpose and f' ({purpose})'}"):
@@ -60,7 +67,9 @@ class Teacher:
         # A reranker that reads words alone is also asked without vectors, and a history model reads nothing else.
         if reranker is not None and config.use_history_model and reranker.config.vector_dim:
             with clock.step("train_reranker", f"train GPT-2 on the histories{purpose and f' ({purpose})'}"):
-                history = train_history_model(self.model, histories, self.stop, config, progress=self.progress)
+                history = train_history_model(
+                    self.model, histories, self.stop, config, apart=apart, progress=self.progress
+                )
                 clock.say(f"GPT-2's score: {reranker.add_history(history, self.checks)}")
         return reranker
 
@@ -92,7 +101,7 @@ class ByTime:
         teacher = self.teacher
         with teacher.clock.step("lists", f"make the reranker's training lists ({purpose})"):
             lists = rolling_lists(moments, known, teacher.model, teacher.config, progress=teacher.progress)
-        return teacher.train(lists, histories_of(known), purpose=purpose)
+        return teacher.train(lists, histories_of(known), apart=first_apart(known), purpose=purpose)
 
 
 def stopping_lists(model: TwoStage, stop: World, config: Config) -> LazyLists:
@@ -147,9 +156,18 @@ def train_on_lists(
 
 
 def train_history_model(
-    model: TwoStage, histories: list[np.ndarray], stop: World, config: Config, *, progress: bool = False
+    model: TwoStage,
+    histories: list[np.ndarray],
+    stop: World,
+    config: Config,
+    *,
+    apart: list[np.ndarray] | None = None,
+    progress: bool = False,
 ) -> HistoryModel:
-    """GPT-2 as a language model of these histories, stopped early by the validation users of `stop`."""
+    """GPT-2 as a language model of these histories, stopped early by the validation users of `stop`.
+
+    apart: see `train_next_item`.
+    """
     users = stop.validation.single(1, seed=config.seed).slice(CHOOSING_USERS, config.seed)
     tokens = item_tokens(model.catalogue, model.trained_vectors, slice(None))
     shape = replace(config.history, vector_dim=tokens.shape[1])
@@ -159,6 +177,7 @@ def train_history_model(
         tokens,
         training=replace(config.history_training, seed=config.seed, later=config.lists.by_time),
         validation=(users.histories, users.targets),
+        apart=apart,
         keep_seen=users.keep_seen,
         device=config.device,
         progress="history model" if progress else None,

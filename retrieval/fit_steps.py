@@ -76,6 +76,7 @@ def train_recall_head(
     validation: Validation | None = None,
     passes: float | None = None,
     space: np.ndarray | None = None,
+    by_time: Timeline | None = None,
     progress: str | None = None,
 ) -> TrainedHead:
     """The recall head on these histories.
@@ -87,6 +88,7 @@ def train_recall_head(
             with the vectors it was trained with, .1298 with those of a new head, .1388 once they were turned. (Two
             passes more for the head before, instead of a new one, are no way: recall@100 on Amazon Scientific .325
             instead of .344.)
+        by_time: of these histories, see `fit_sources`; None where their times say nothing.
     """
     trained = fit_head(
         catalogue,
@@ -95,6 +97,7 @@ def train_recall_head(
         training=replace(config.head_training, seed=config.seed, later=config.lists.by_time),
         validation=validation,
         passes=passes,
+        apart=by_time.apart if by_time else None,
         device=config.device,
         progress=progress,
     )
@@ -142,7 +145,9 @@ def sources_in_space(
         space: see `train_recall_head`. by_time: see `fit_sources`. label: before the head's progress bar; None: no bar.
     """
     progress = None if label is None else f"{label} head".strip()
-    head = train_recall_head(catalogue, histories, config, passes=settings.head_passes, space=space, progress=progress)
+    head = train_recall_head(
+        catalogue, histories, config, passes=settings.head_passes, space=space, by_time=by_time, progress=progress
+    )
     return sources_on(catalogue, histories, head.head, settings, config, by_time=by_time)
 
 

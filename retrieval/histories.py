@@ -9,6 +9,7 @@ import numpy as np
 from retrieval.data import Interactions, Split
 
 _SHARES = 10_000.0
+_VISIT = 1e-3
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,13 @@ class Timeline:
     """Everybody's interactions in one order, oldest first: item rows, int64 (n,), and times, float64 (n,).
 
     newest: float64 (n_users,), when each user with interactions was last here, in the unit of the times.
+    apart: per user row, see `first_apart`.
     """
 
     items: np.ndarray
     times: np.ndarray
     newest: np.ndarray
+    apart: list[np.ndarray]
 
     @classmethod
     def of(cls, interactions: Interactions) -> Timeline:
@@ -43,7 +46,19 @@ class Timeline:
         order = np.argsort(interactions.times, kind="stable")
         newest = newest_times(interactions)
         times = interactions.times[order].astype(np.float64)
-        return cls(interactions.item_rows[order].astype(np.int64), times, newest[np.isfinite(newest)])
+        rows, known = interactions.item_rows[order].astype(np.int64), newest[np.isfinite(newest)]
+        return cls(rows, times, known, first_apart(interactions))
+
+
+def first_apart(interactions: Interactions) -> list[np.ndarray]:
+    """Per user row and place of its history, the first place a visit later, int64; the history's length if none is.
+
+    That is more than _VISIT of the time the table spans after it: a day of three years.
+    """
+    times, offsets = interactions.times.astype(np.float64), interactions.offsets
+    gap = _VISIT * float(np.ptp(times)) if len(times) else 0.0
+    own = [times[offsets[user] : offsets[user + 1]] for user in range(interactions.n_users)]
+    return [np.searchsorted(one, one + gap, side="right") for one in own]
 
 
 def newest_times(interactions: Interactions) -> np.ndarray:

@@ -140,6 +140,7 @@ def fit_head(
     training: HeadTraining,
     validation: Validation | None = None,
     passes: float | None = None,
+    apart: Sequence[np.ndarray] | None = None,
     device: str = "auto",
     progress: str | None = None,
 ) -> TrainedHead:
@@ -152,6 +153,7 @@ def fit_head(
         training=training,
         validation=(small.histories, small.targets) if small else None,
         passes=passes,
+        apart=apart,
         keep_seen=small.keep_seen if small else False,
         device=device,
         progress=progress,

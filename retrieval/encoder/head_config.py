@@ -45,6 +45,9 @@ class HeadTraining:
     later: at every place any later item of the window, at random, is right, instead of the next one (the dense
     all-action loss of Pancha et al. 2022): for what users take in the long run. On Online Retail II, a tenth of the
     training time held out, a head has NDCG@10 .215 and recall@100 .301 with it, .164 and .275 without.
+    near: of items of a later visit, where there is one (see `retrieval.histories.first_apart`); a place after which
+    there is none counts so often. What goes on within a visit says little of what people come back for: on MovieLens-1M
+    a head has NDCG@10 .148 and recall@100 .350 with it, .100 and .260 with any later item.
     """
 
     max_passes: float = 20.0
@@ -61,6 +64,7 @@ class HeadTraining:
     max_seconds: float | None = None
     min_passes: float = 0.0
     later: bool = False
+    near: float = 0.1
 
     def out_of_time(self, seconds: float, passes: float) -> bool:
         """Whether training ends for want of time."""

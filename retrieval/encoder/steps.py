@@ -40,6 +40,12 @@ def windows(histories: Sequence[np.ndarray], length: int, max_windows: int) -> l
     return pieces
 
 
+def windows_of_places(places: Sequence[np.ndarray], length: int, max_windows: int) -> list[np.ndarray]:
+    """Places of histories, int64, one beside every item, cut as `windows` cuts the items; counted from each start."""
+    starts = windows([np.arange(len(own)) for own in places], length, max_windows)
+    return [own - start[0] for own, start in zip(windows(places, length, max_windows), starts, strict=True)]
+
+
 def pad_histories(histories: Sequence[np.ndarray], length: int) -> Tensor:
     """int64 (n, longest): the newest `length` rows of every history at the right, -1 at the left where none is."""
     longest = max(1, min(length, max((len(history) for history in histories), default=1)))
@@ -60,12 +66,32 @@ def _batches(lengths: np.ndarray, positions: int, rng: np.random.Generator) -> l
     return batches
 
 
-def later_items(padded: Tensor, rng: np.random.Generator) -> Tensor:
-    """For every place but the last one of the items after it, at random: int64 (n, length) -> (n, length - 1)."""
+def later_items(
+    padded: Tensor, rng: np.random.Generator, first: np.ndarray | None = None, *, near: float = 1.0
+) -> Tensor:
+    """For every place but the last one of the items after it, at random: int64 (n, length) -> (n, length - 1).
+
+    Args:
+        first: int64 (n, length - 1), the first place after each that may be drawn, `length` where there is none.
+        near: there, any place after it is drawn so often, and else -1 stands for none.
+    """
     n, length = padded.shape
-    place = np.arange(length - 1)
-    after = place + 1 + np.floor(rng.random((n, length - 1)) * (length - 1 - place)).astype(np.int64)
-    return padded.gather(1, torch.from_numpy(after).to(padded.device))
+    begin = np.broadcast_to(np.arange(1, length), (n, length - 1))
+    alone = np.zeros_like(begin, dtype=bool) if first is None else first >= length
+    begin = begin if first is None else np.where(alone, begin, first)
+    after = begin + np.floor(rng.random((n, length - 1)) * (length - begin)).astype(np.int64)
+    drawn = padded.gather(1, torch.from_numpy(after).to(padded.device))
+    left_out = torch.from_numpy(alone & (rng.random((n, length - 1)) >= near)).to(padded.device)
+    kept = drawn.masked_fill(left_out, -1)
+    return kept if bool(((kept >= 0) & (padded[:, :-1] >= 0)).any()) else drawn
+
+
+def _pad_first(apart: Sequence[np.ndarray], length: int) -> np.ndarray:
+    """What `first_apart` says of windows, as `later_items` wants it of the padded ones: int64 (n, length - 1)."""
+    first = np.full((len(apart), length), length, dtype=np.int64)
+    for row, own in enumerate(apart):
+        first[row, length - len(own) :] = np.where(own < len(own), own + length - len(own), length)
+    return first[:, :-1]
 
 
 def _loss(
@@ -117,7 +143,10 @@ class HeadTrainer:
         pieces: list[np.ndarray],
         training: HeadTraining,
         rng: np.random.Generator,
+        apart: list[np.ndarray] | None = None,
     ) -> None:
+        """apart: beside every piece, the first place of it that lies a visit after each (see `first_apart`)."""
+        self.apart = apart
         self.head, self.text, self.pieces, self.training, self.rng = head, text, pieces, training, rng
         self.lengths = np.array([len(piece) for piece in pieces])
         if isinstance(head, RecallHead):
@@ -140,9 +169,10 @@ class HeadTrainer:
         for _ in range(steps):
             if not self._queue:
                 self._queue = _batches(self.lengths, self.training.batch_positions, self.rng)
-            batch = [self.pieces[i] for i in self._queue.pop()]
+            chosen = self._queue.pop()
+            batch = [self.pieces[i] for i in chosen]
             padded = pad_histories(batch, self.head.config.history_items + 1).to(place)
-            targets = later_items(padded, self.rng) if self.training.later else padded[:, 1:]
+            targets = self._later(padded, chosen) if self.training.later else padded[:, 1:]
             for group in self._optimiser.param_groups:
                 group["lr"] = self.training.learning_rate * min(1.0, (self.step + 1) / self.training.warmup_steps)
             with torch.autocast(place.type, torch.bfloat16, enabled=has_fast_bfloat16(place)):
@@ -161,6 +191,13 @@ class HeadTrainer:
                     self._average[name].lerp_(value, 1 - decay)
             total += loss.item()
         return total / steps
+
+    def _later(self, padded: Tensor, chosen: np.ndarray) -> Tensor:
+        """The targets of these pieces where any later item is right."""
+        if self.apart is None:
+            return later_items(padded, self.rng)
+        first = _pad_first([self.apart[i] for i in chosen], padded.shape[1])
+        return later_items(padded, self.rng, first, near=self.training.near)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from retrieval.encoder.heads import HeadConfig, RecallHead
-from retrieval.encoder.steps import HeadTrainer, HeadTraining, NextItemModel, pad_histories, windows
+from retrieval.encoder.steps import HeadTrainer, HeadTraining, NextItemModel, pad_histories, windows, windows_of_places
 from retrieval.encoder.text_encoder import resolve_device
 from retrieval.ranks import rank_gains, target_ranks
 
@@ -98,6 +98,7 @@ def train_head(
     training: HeadTraining,
     validation: tuple[Sequence[np.ndarray], np.ndarray] | None = None,
     passes: float | None = None,
+    apart: Sequence[np.ndarray] | None = None,
     keep_seen: bool = False,
     device: str = "auto",
     progress: str | None = None,
@@ -111,6 +112,7 @@ def train_head(
         training=training,
         validation=validation,
         passes=passes,
+        apart=apart,
         keep_seen=keep_seen,
         device=device,
         progress=progress,
@@ -125,6 +127,7 @@ def train_next_item(
     training: HeadTraining,
     validation: tuple[Sequence[np.ndarray], np.ndarray] | None = None,
     passes: float | None = None,
+    apart: Sequence[np.ndarray] | None = None,
     keep_seen: bool = False,
     device: str = "auto",
     progress: str | None = None,
@@ -136,6 +139,8 @@ def train_next_item(
         validation: histories and one target row each; training stops early on recall@100 + NDCG@10 and the best round's
             weights are returned.
         passes: without validation: train exactly so long (a refit, with the passes found before).
+        apart: per history, see `retrieval.histories.first_apart`; where later items are right, those of later visits
+            are.
 
     Raises:
         ValueError: no history has two items, so there is nothing to predict; or neither validation nor passes.
@@ -149,7 +154,8 @@ def train_next_item(
     place, rng = resolve_device(device), np.random.default_rng(training.seed)
     head = make().to(place)
     pieces = windows(histories, head.config.history_items, training.max_windows)
-    trainer = HeadTrainer(head, torch.from_numpy(vectors).to(place), pieces, training, rng)
+    near = None if apart is None else windows_of_places(apart, head.config.history_items, training.max_windows)
+    trainer = HeadTrainer(head, torch.from_numpy(vectors).to(place), pieces, training, rng, near)
     limit = training.max_passes if passes is None else passes
     total = max(1, round(limit * trainer.steps_per_pass))
     every = max(1, min(trainer.steps_per_pass, training.round_positions // training.batch_positions))

@@ -266,7 +266,9 @@ def test_a_bundle_of_another_format_says_what_to_do(bundle, tmp_path, read):
     facts = {**read_manifest(version).facts, "format_version": 99}
     (version / "manifest.json").unlink()
     write_manifest(version, facts=facts)
-    with pytest.raises(ValueError, match="expected a tandem bundle of format 10, got kind 'tandem-bundle' of format 99"):
+    with pytest.raises(
+        ValueError, match="expected a tandem bundle of format 10, got kind 'tandem-bundle' of format 99"
+    ):
         read(version)
 
 
