@@ -28,11 +28,11 @@ from retrieval.fit_lists import cross_fitted_lists
 from retrieval.fit_reranker import ByTime, Teacher
 from retrieval.fit_steps import (
     catalogue_of,
+    choose_head,
     finetuned,
     load_encoder,
     sources_in_space,
     sources_on,
-    train_recall_head,
     world_with_new_items,
 )
 from retrieval.held_out import HeldOut, held_out_of, stopping_users
@@ -154,8 +154,9 @@ def _fit_recall(
         )
     with clock.step("train_encoder", "train the recall head"):
         label = "recall head" if progress else None
-        head = train_recall_head(catalogue, base, config, validation=validation, by_time=held.by_time, progress=label)
-        settings = replace(settings, head_passes=head.passes)
+        head, settings = choose_head(
+            catalogue, base, settings, config, validation=validation, by_time=held.by_time, progress=label
+        )
     with clock.step("build", "fit the candidate sources"):
         sources = sources_on(catalogue, base, head.head, settings, config, by_time=held.by_time)
         allowed = could_be_right([*base, *asked.taken], catalogue.n_items, new_items=config.lists.new_items)
@@ -203,7 +204,9 @@ def _fit_second_stage(
     if held.moment is None:
         rerankers = [_by_folds(recall, held, shown_of(interactions), teacher)] * len(worlds)
     else:
-        by_time = ByTime([Moment(held.moment, recall.worlds[0]), *moments], interactions, teacher)
+        by_time = ByTime(
+            [Moment(held.moment, recall.worlds[0]), *moments], interactions, teacher, recall.settings.later_visits
+        )
         rerankers = [by_time.at(number) for number in range(len(worlds))]
     reranker = rerankers[0]
     if reranker is None:  # by time, where times are so coarse that there is no earlier moment

@@ -79,11 +79,13 @@ class ByTime:
     """GPT-2 as it could have been at any of these moments, and as it can be now: of what users take it forgets soon.
 
     moments: newest first, validation's before the earlier ones. interactions: all that may be learned from.
+    later_visits: see `SourceSettings`.
     """
 
     moments: Sequence[Moment]
     interactions: Interactions
     teacher: Teacher
+    later_visits: bool
 
     def at(self, number: int) -> Reranker | None:
         """What it would have said at one of the moments: it saw nothing of what was taken from then on."""
@@ -101,7 +103,8 @@ class ByTime:
         teacher = self.teacher
         with teacher.clock.step("lists", f"make the reranker's training lists ({purpose})"):
             lists = rolling_lists(moments, known, teacher.model, teacher.config, progress=teacher.progress)
-        return teacher.train(lists, histories_of(known), apart=first_apart(known), purpose=purpose)
+        apart = first_apart(known) if self.later_visits else None
+        return teacher.train(lists, histories_of(known), apart=apart, purpose=purpose)
 
 
 def stopping_lists(model: TwoStage, stop: World, config: Config) -> LazyLists:

@@ -54,6 +54,8 @@ class SourceSettings:
     content_decay: of the history's items in the content source; 0 reads the history as one text.
     recent_share: see `RecentSource`.
     head_passes: how long the head is trained when it is fitted again on other data.
+    later_visits: whether by time the head and the history model learn what is taken on later visits alone (see
+        `HeadTraining.near`), or any later item.
     """
 
     neighbours_decay: float = 0.85
@@ -70,6 +72,7 @@ class SourceSettings:
     content_decay: float = 0.7
     recent_share: float = 0.1
     head_passes: float = 8.0
+    later_visits: bool = True
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,13 @@ class Trained(Generic[Model]):
     passes: float
     curve: list[dict[str, float]] = field(default_factory=list)
 
+    @property
+    def figure(self) -> float:
+        """NDCG@10 + recall@100 of the best round on validation; 0 without validation."""
+        return max(
+            (record["ndcg@10"] + record["recall@100"] for record in self.curve if "ndcg@10" in record), default=0
+        )
+
 
 TrainedHead = Trained[RecallHead]
 
@@ -139,8 +146,7 @@ def train_next_item(
         validation: histories and one target row each; training stops early on recall@100 + NDCG@10 and the best round's
             weights are returned.
         passes: without validation: train exactly so long (a refit, with the passes found before).
-        apart: per history, see `retrieval.histories.first_apart`; where later items are right, those of later visits
-            are.
+        apart: per history, see `retrieval.histories.first_apart`; of later items only those of later visits are right.
 
     Raises:
         ValueError: no history has two items, so there is nothing to predict; or neither validation nor passes.
@@ -153,15 +159,12 @@ def train_next_item(
     torch.manual_seed(training.seed)
     place, rng = resolve_device(device), np.random.default_rng(training.seed)
     head = make().to(place)
-    pieces = windows(histories, head.config.history_items, training.max_windows)
-    near = None if apart is None else windows_of_places(apart, head.config.history_items, training.max_windows)
-    trainer = HeadTrainer(head, torch.from_numpy(vectors).to(place), pieces, training, rng, near)
+    trainer = _trainer_of(head, histories, torch.from_numpy(vectors).to(place), training, rng, apart)
     limit = training.max_passes if passes is None else passes
     total = max(1, round(limit * trainer.steps_per_pass))
     every = max(1, min(trainer.steps_per_pass, training.round_positions // training.batch_positions))
-    curve: list[dict[str, float]] = []
+    started, curve = time.monotonic(), list[dict[str, float]]()
     best = _Best(figure=-1.0, passes=limit, state={})
-    started = time.monotonic()
     with tqdm(total=total, desc=progress or "", unit="step", disable=progress is None, mininterval=2) as bar:
         while trainer.step < total:
             steps = min(every, total - trainer.step)
@@ -182,6 +185,20 @@ def train_next_item(
     head.load_state_dict(best.state)
     torch.set_rng_state(outside)
     return Trained(head=head.eval(), passes=best.passes, curve=curve)
+
+
+def _trainer_of(
+    head: NextItemModel,
+    histories: Sequence[np.ndarray],
+    vectors: Tensor,
+    training: HeadTraining,
+    rng: np.random.Generator,
+    apart: Sequence[np.ndarray] | None,
+) -> HeadTrainer:
+    """Over the windows of these histories."""
+    length, most = head.config.history_items, training.max_windows
+    places = None if apart is None else windows_of_places(apart, length, most)
+    return HeadTrainer(head, vectors, windows(histories, length, most), training, rng, places)
 
 
 @dataclass(frozen=True)

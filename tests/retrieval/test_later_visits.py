@@ -83,17 +83,30 @@ def test_a_head_learns_what_people_come_back_for():
     assert nearest(APART) > 1
 
 
-@pytest.mark.parametrize("validation", ["time", "last"])
-def test_a_fit_by_time_tells_every_model_of_its_visits(items, interactions, encoder, monkeypatch, validation):
+@pytest.mark.parametrize(("validation", "visits_help"), [("time", True), ("time", False), ("last", True)])
+def test_validation_says_whether_the_models_of_a_fit_learn_of_later_visits(
+    items, interactions, encoder, monkeypatch, validation, visits_help
+):
     told: list[tuple[list[int], list[int] | None]] = []
     real = training_of_heads.train_next_item
 
     def watched(make, histories, *arguments, apart=None, **options):
         told.append(([len(one) for one in histories], None if apart is None else [len(one) for one in apart]))
-        return real(make, histories, *arguments, apart=apart, **options)
+        trained = real(make, histories, *arguments, apart=apart, **options)
+        for record in trained.curve:
+            if "ndcg@10" in record:
+                record["ndcg@10"] += 9.0 * ((apart is not None) == visits_help)
+        return trained
 
     monkeypatch.setattr(training_of_heads, "train_next_item", watched)
     monkeypatch.setattr("retrieval.fit_reranker.train_next_item", watched)
-    fit(items, interactions, tiny_config(lists={"validation": validation, "max_lists": 48}), encoder=encoder)
-    assert len(told) > 3
-    assert all(visits == (lengths if validation == "time" else None) for lengths, visits in told)
+    config = tiny_config(lists={"validation": validation, "max_lists": 48})
+    settings = fit(items, interactions, config, encoder=encoder).settings
+    if validation == "last":
+        assert [visits for _, visits in told] == [None] * len(told)
+        return
+    (lengths, first), (_, second), *others = told
+    assert (first, second) == (lengths, None)
+    assert settings.later_visits == visits_help
+    assert len(others) > 3
+    assert all(visits == (lengths if visits_help else None) for lengths, visits in others)
