@@ -56,15 +56,17 @@ def within_budget(
     usable_s = 60 * minutes * _USABLE * speed  # in seconds of two cores
     pass_s = head_pass_s(n_interactions, n_items)
     all_heads_s, enough_s = usable_s * _HEAD_SHARE, _ENOUGH_PASSES * pass_s
-    # The head is trained with validation, without each of the folds or until each of the moments, and on everything.
-    lists = _parts_of(config.lists, n_interactions, int(all_heads_s / enough_s) - 1)
-    n_parts = lists.moments if lists.by_time else lists.folds * lists.rounds
-    head_s = all_heads_s / (n_parts + 1)
+    # The head is trained with validation (by time in two ways, see `choose_head`), without each of the folds or until
+    # each of the moments, and on everything.
+    n_whole = 2 if config.lists.by_time else 1
+    lists = _parts_of(config.lists, n_interactions, int(all_heads_s / enough_s) - n_whole)
+    n_heads = n_whole + (lists.moments if lists.by_time else lists.folds * lists.rounds)
+    head_s = all_heads_s / n_heads
     if (lists.folds, lists.moments) != (config.lists.folds, config.lists.moments):
         head_s = max(min(head_s, enough_s), _MIN_PASSES * pass_s)
     max_passes = float(min(_MAX_PASSES, max(_MIN_PASSES, round(head_s / pass_s))))
     history_s = usable_s * _HISTORY_SHARE if config.use_reranker and config.use_history_model else 0.0
-    rest_s = max(0.0, usable_s - (n_parts + 1) * head_s - history_s)
+    rest_s = max(0.0, usable_s - n_heads * head_s - history_s)
     n_trainings = _TRAININGS_BY_TIME if lists.by_time else 1
     max_lists, epochs = _lists_and_epochs(rest_s * (1 - _VALIDATION_SHARE) / n_trainings, n_interactions)
     # Each validation user is recalled twice (recall fusion, final fusion) and scored about twice.
