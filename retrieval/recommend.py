@@ -17,7 +17,7 @@ from retrieval.explain import explain_item, found_by
 from retrieval.histories import histories_of, last_visits
 from retrieval.item_filter import item_mask
 from retrieval.results import Recommendation, RecommendationList, check_k, note_of
-from retrieval.sources import UNKNOWN_VISIT, DenseSource, Queries
+from retrieval.sources import DenseSource, Queries, visits_of
 from retrieval.stage_one import SourceSettings
 from retrieval.text import clean_text
 from retrieval.two_stage import Ranked, TwoStage
@@ -228,7 +228,7 @@ class Recommender:
         return f"no usable history{f' of user {user_id!r}' if user_id else ''}: the most popular items"
 
     def _queries(self, asked: Sequence[_Asked]) -> Queries:
-        visits = np.array([UNKNOWN_VISIT if one.visit is None else one.visit for one in asked]).reshape(-1, 2)
+        visits = visits_of([one.visit for one in asked])
         return self.model.catalogue.queries([one.rows for one in asked], keep_seen=self.config.keep_seen, visits=visits)
 
     def _rank(self, asked: Sequence[_Asked], *, k: int, filters: Filters) -> Ranked:

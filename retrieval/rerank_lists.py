@@ -18,7 +18,7 @@ from retrieval.catalogue import Catalogue
 from retrieval.details import details_of
 from retrieval.fusion import Fusion
 from retrieval.histories import Followed, Shown
-from retrieval.sources import UNKNOWN_VISIT, ContentSource, Queries, Source
+from retrieval.sources import ContentSource, Queries, Source, visits_of
 from retrieval.two_stage import batch_size, context_of, rerank_features, rerank_input
 
 
@@ -207,5 +207,5 @@ def _found(
 
 def _queries(catalogue: Catalogue, positions: Sequence[Position], keep_seen: bool) -> Queries:
     """A seen target (bought again) can only be found where seen items are not excluded."""
-    visits = np.array([UNKNOWN_VISIT if one.visit is None else one.visit for one in positions]).reshape(-1, 2)
+    visits = visits_of([one.visit for one in positions])
     return catalogue.queries([one.history for one in positions], keep_seen=keep_seen, visits=visits)

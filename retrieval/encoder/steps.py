@@ -81,6 +81,8 @@ def later_items(
     begin = begin if first is None else np.where(alone, begin, first)
     after = begin + np.floor(rng.random((n, length - 1)) * (length - begin)).astype(np.int64)
     drawn = padded.gather(1, torch.from_numpy(after).to(padded.device))
+    if first is None:
+        return drawn
     left_out = torch.from_numpy(alone & (rng.random((n, length - 1)) >= near)).to(padded.device)
     kept = drawn.masked_fill(left_out, -1)
     return kept if bool(((kept >= 0) & (padded[:, :-1] >= 0)).any()) else drawn

@@ -1,6 +1,6 @@
 """Candidate sources behind one protocol: whatever scores items for users from their histories."""
 
-from retrieval.sources.base import UNKNOWN_VISIT, Queries, Scan, Source
+from retrieval.sources.base import UNKNOWN_VISIT, Queries, Scan, Source, visits_of
 from retrieval.sources.dense import ContentSource, DenseSource
 from retrieval.sources.fresh import FreshSource
 from retrieval.sources.item_items import ItemItemSource
@@ -22,4 +22,5 @@ __all__ = [
     "RepeatSource",
     "Scan",
     "Source",
+    "visits_of",
 ]

@@ -18,6 +18,11 @@ UNKNOWN_VISIT = np.full(2, np.nan)
 """The row of `Queries.visits` of a user whose last visit is not known."""
 
 
+def visits_of(each: Sequence[np.ndarray | None]) -> np.ndarray:
+    """`Queries.visits` of users one by one: float64 (2,), None where the last visit is not known."""
+    return np.array([UNKNOWN_VISIT if visit is None else visit for visit in each]).reshape(-1, 2)
+
+
 @dataclass(frozen=True)
 class Queries:
     """A batch of users as stage one sees them.
