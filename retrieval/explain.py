@@ -5,13 +5,22 @@ from __future__ import annotations
 import numpy as np
 
 from retrieval.catalogue import Catalogue
-from retrieval.sources import ContentSource, ItemItemSource, PopularSource, RecentSource, Source
+from retrieval.sources import (
+    UNKNOWN_VISIT,
+    ContentSource,
+    FreshSource,
+    ItemItemSource,
+    PopularSource,
+    RecentSource,
+    Source,
+)
 
 # Below this cosine two texts share little that a person would see.
 _ALIKE = 0.35
 # A weaker link is chance: of two items that very many take, somebody takes both.
 _TOGETHER = 1e-3
 _POPULAR = 20
+_MOSTLY = 0.5
 
 
 def found_by(bits: int, names: list[str]) -> tuple[str, ...]:
@@ -20,17 +29,26 @@ def found_by(bits: int, names: list[str]) -> tuple[str, ...]:
 
 
 def explain_item(
-    row: int, history: np.ndarray, bits: int, sources: tuple[Source, ...], catalogue: Catalogue
+    row: int,
+    history: np.ndarray,
+    bits: int,
+    sources: tuple[Source, ...],
+    catalogue: Catalogue,
+    *,
+    visit: np.ndarray | None = None,
 ) -> tuple[str, ...]:
     """Sentences for one candidate in the order of the sources, who found it last; never empty.
 
     Args:
         history: item rows, oldest first. bits: which sources found the item.
+        visit: the user's row of `Queries.visits`; None where it is not known.
     """
     sentences = []
     recent = np.unique(history[-50:])
     popular = next((source for source in sources if isinstance(source, PopularSource)), None)
     untaken = np.zeros(catalogue.n_items, dtype=bool) if popular is None else popular.untaken
+    visit = UNKNOWN_VISIT if visit is None else visit
+    known = bool(np.isfinite(visit[1]))
     for source in sources:
         if isinstance(source, ItemItemSource) and source.name == "neighbours" and len(recent):
             weights = np.asarray(source.learned[recent, row].todense()).ravel()
@@ -47,6 +65,8 @@ def explain_item(
             rank, of_late = int((source.scores > source.scores[row]).sum()) + 1, isinstance(source, RecentSource)
             if rank <= _POPULAR or not (of_late or len(recent)):
                 sentences.append(f"number {rank} of the most popular items{' of late' if of_late else ''}")
+        elif isinstance(source, FreshSource) and known and source.since(visit[1:])[0, row] > _MOSTLY:
+            sentences.append("mostly taken since the last visit")
     names = found_by(bits, [source.name for source in sources])
     return (*sentences, f"found by {', '.join(names)}") if names else tuple(sentences) or ("scored on request",)
 

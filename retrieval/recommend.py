@@ -117,7 +117,7 @@ class Recommender:
         asked = self._asked(user_id, history)
         ranked = self._rank([asked], k=k, filters=filters)
         name = None if user_id is None else canonical_id(user_id)
-        items = self._items(ranked, 0, asked.rows, k, explain)
+        items = self._items(ranked, asked, k, explain)
         note = note_of(len(items), k, asked.note or self._cold_note(asked.rows, name))
         return RecommendationList(items, name, note, asked.ignored)
 
@@ -194,15 +194,15 @@ class Recommender:
         if not len(wanted) or len(np.unique(wanted)) != len(wanted):
             raise ValueError(f"rerank: expected distinct candidates, at least one, got {candidates!r}")
         asked = self._asked(None, history)
-        queries, rows = self._queries([asked]), asked.rows
+        queries = self._queries([asked])
         only = np.zeros(len(self.item_ids), dtype=bool)
         only[wanted] = True
         found = self.model.recall(queries, only=only, depth=len(wanted), extra=[wanted])
         ranked = self.model.finish(queries, found)
         return RecommendationList(
-            self._items(ranked, 0, rows, len(wanted), False),
+            self._items(ranked, asked, len(wanted), False),
             None,
-            asked.note or self._cold_note(rows, None),
+            asked.note or self._cold_note(asked.rows, None),
             asked.ignored,
         )
 
@@ -236,25 +236,23 @@ class Recommender:
         depth = max(wanted, model.depths.rerank)
         return model.rank(self._queries(asked), only=self._allowed(filters), depth=depth).cut(wanted)
 
-    def _items(
-        self, ranked: Ranked, user: int, history: np.ndarray, k: int, explain: bool
-    ) -> tuple[Recommendation, ...]:
+    def _items(self, ranked: Ranked, asked: _Asked, k: int, explain: bool) -> tuple[Recommendation, ...]:
         model, names = self.model, self.model.source_names
         items = []
-        for place, row in enumerate(ranked.rows[user][:k]):
+        for place, row in enumerate(ranked.rows[0][:k]):
             if row < 0:
                 break
-            bits = int(ranked.found_by[user, place])
-            rerank_score = float(ranked.rerank_scores[user, place])
+            bits = int(ranked.found_by[0, place])
+            rerank_score = float(ranked.rerank_scores[0, place])
             items.append(
                 Recommendation(
                     item_id=str(self.item_ids.to_ids([row])[0]),
                     rank=place + 1,
-                    score=float(ranked.scores[user, place]),
+                    score=float(ranked.scores[0, place]),
                     title=model.catalogue.titles[row],
-                    recall_score=float(ranked.recall_scores[user, place]),
+                    recall_score=float(ranked.recall_scores[0, place]),
                     rerank_score=None if np.isnan(rerank_score) else rerank_score,
-                    reasons=explain_item(int(row), history, bits, model.sources, model.catalogue)
+                    reasons=explain_item(int(row), asked.rows, bits, model.sources, model.catalogue, visit=asked.visit)
                     if explain
                     else found_by(bits, names),
                 )

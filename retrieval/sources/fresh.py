@@ -49,5 +49,9 @@ class FreshSource:
     def scan(self, queries: Queries) -> MatrixScan:
         """See `Source.scan`."""
         newest = np.full(len(queries), np.nan) if queries.visits is None else queries.visits[:, 1]
+        return MatrixScan(self.since(newest), queries.exclude)
+
+    def since(self, newest: np.ndarray) -> np.ndarray:
+        """Every item's share after these last visits (float64 (n,), nan where not known): float32 (n, n_items)."""
         known = np.searchsorted(self.edges, newest, side="right")
-        return MatrixScan(self.shares[np.where(np.isnan(newest), self.typical, known)], queries.exclude)
+        return self.shares[np.where(np.isnan(newest), self.typical, known)]

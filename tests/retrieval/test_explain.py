@@ -8,6 +8,7 @@ import pytest
 from retrieval.explain import explain_item, found_by
 from retrieval.histories import histories_of
 from retrieval.recommend import Recommender
+from retrieval.sources import UNKNOWN_VISIT, FreshSource
 from tests.world import TOPICS, item_id, new_item_id, user_id, walk_of
 
 
@@ -81,6 +82,23 @@ def test_sources_are_named_last(recommender):
     names = recommender.model.source_names
     said = sentences(recommender, ["toy-00"], "toy-01", bits=0b11)
     assert said[-1] == f"found by {names[0]}, {names[1]}"
+
+
+def test_what_others_took_since_the_last_visit_is_said_to_be_new(recommender):
+    shares = np.full((2, recommender.model.catalogue.n_items), 0.4, np.float32)
+    shares[0, 5] = 0.6
+    fresh = FreshSource(np.array([100.0]), shares, typical=0)
+
+    def said(visit: np.ndarray | None, row: int = 5) -> bool:
+        history = np.array([0])
+        sentences = explain_item(row, history, 0, (fresh,), recommender.model.catalogue, visit=visit)
+        return "mostly taken since the last visit" in sentences
+
+    assert said(np.array([1.0, 50.0]))
+    assert not said(np.array([1.0, 50.0]), row=6)
+    assert not said(np.array([1.0, 150.0]))  # after the item's interactions
+    assert not said(None)
+    assert not said(UNKNOWN_VISIT)
 
 
 @pytest.mark.parametrize("history", [[], ["toy-00"]])
