@@ -158,7 +158,8 @@ def _fit_recall(
             catalogue, base, settings, config, validation=validation, by_time=held.by_time, progress=label
         )
     with clock.step("build", "fit the candidate sources"):
-        sources = sources_on(catalogue, base, head.head, settings, config, by_time=held.by_time)
+        label = "recall" if progress else None
+        sources = sources_on(catalogue, base, head.head, settings, config, by_time=held.by_time, label=label)
         allowed = could_be_right([*base, *asked.taken], catalogue.n_items, new_items=config.lists.new_items)
         real = World(sources, asked, allowed, has_new=config.lists.by_time)
         worlds, moments = [real], list[Moment]()
@@ -204,9 +205,7 @@ def _fit_second_stage(
     if held.moment is None:
         rerankers = [_by_folds(recall, held, shown_of(interactions), teacher)] * len(worlds)
     else:
-        by_time = ByTime(
-            [Moment(held.moment, recall.worlds[0]), *moments], interactions, teacher, recall.settings.later_visits
-        )
+        by_time = ByTime([Moment(held.moment, recall.worlds[0]), *moments], interactions, teacher, recall.settings)
         rerankers = [by_time.at(number) for number in range(len(worlds))]
     reranker = rerankers[0]
     if reranker is None:  # by time, where times are so coarse that there is no earlier moment

@@ -15,14 +15,16 @@ from rerank import HistoryModel, Reranker, train_reranker
 from retrieval.clock import Clock
 from retrieval.config import Config
 from retrieval.data import Interactions, time_split
+from retrieval.encoder.seasons import Seasons
 from retrieval.encoder.train import train_next_item
 from retrieval.fit_fusions import validation_queries
+from retrieval.fit_steps import seasons_of
 from retrieval.held_out import without_later
-from retrieval.histories import first_apart, histories_of
+from retrieval.histories import Timeline, histories_of
 from retrieval.moments import Moment, rolling_lists
 from retrieval.new_items import World
 from retrieval.rerank_lists import LazyLists, RerankList, list_of
-from retrieval.stage_one import CHOOSING_USERS, in_batches, sub_queries
+from retrieval.stage_one import CHOOSING_USERS, SourceSettings, in_batches, sub_queries
 from retrieval.two_stage import TwoStage, batch_size, final_feature_names, item_tokens
 
 log = logging.getLogger(__name__)
@@ -54,11 +56,12 @@ class Teacher:
         histories: list[np.ndarray],
         *,
         apart: list[np.ndarray] | None = None,
+        seasons: Seasons | None = None,
         purpose: str = "",
     ) -> Reranker | None:
         """GPT-2 from these lists and, as a history model, from these histories; None without a list to learn from.
 
-        apart: see `train_next_item`. purpose: which of several trainings it is; its checkpoints have this name.
+        apart, seasons: see `train_next_item`. purpose: which of several trainings it is, and its checkpoints' name.
         """
         config, clock = self.config, self.clock
         with clock.step("train_reranker", f"train the reranker on {len(lists):,} lists{purpose and f' ({purpose})'}"):
@@ -68,7 +71,7 @@ class Teacher:
         if reranker is not None and config.use_history_model and reranker.config.vector_dim:
             with clock.step("train_reranker", f"train GPT-2 on the histories{purpose and f' ({purpose})'}"):
                 history = train_history_model(
-                    self.model, histories, self.stop, config, apart=apart, progress=self.progress
+                    self.model, histories, self.stop, config, apart=apart, seasons=seasons, progress=self.progress
                 )
                 clock.say(f"GPT-2's score: {reranker.add_history(history, self.checks)}")
         return reranker
@@ -79,13 +82,13 @@ class ByTime:
     """GPT-2 as it could have been at any of these moments, and as it can be now: of what users take it forgets soon.
 
     moments: newest first, validation's before the earlier ones. interactions: all that may be learned from.
-    later_visits: see `SourceSettings`.
+    settings: of stage one.
     """
 
     moments: Sequence[Moment]
     interactions: Interactions
     teacher: Teacher
-    later_visits: bool
+    settings: SourceSettings
 
     def at(self, number: int) -> Reranker | None:
         """What it would have said at one of the moments: it saw nothing of what was taken from then on."""
@@ -103,8 +106,10 @@ class ByTime:
         teacher = self.teacher
         with teacher.clock.step("lists", f"make the reranker's training lists ({purpose})"):
             lists = rolling_lists(moments, known, teacher.model, teacher.config, progress=teacher.progress)
-        apart = first_apart(known) if self.later_visits else None
-        return teacher.train(lists, histories_of(known), apart=apart, purpose=purpose)
+        histories, by_time = histories_of(known), Timeline.of(known)
+        seasons = seasons_of(histories, by_time, self.settings, known.n_items)
+        apart = by_time.apart if self.settings.later_visits else None
+        return teacher.train(lists, histories, apart=apart, seasons=seasons, purpose=purpose)
 
 
 def stopping_lists(model: TwoStage, stop: World, config: Config) -> LazyLists:
@@ -165,11 +170,12 @@ def train_history_model(
     config: Config,
     *,
     apart: list[np.ndarray] | None = None,
+    seasons: Seasons | None = None,
     progress: bool = False,
 ) -> HistoryModel:
     """GPT-2 as a language model of these histories, stopped early by the validation users of `stop`.
 
-    apart: see `train_next_item`.
+    apart, seasons: see `train_next_item`.
     """
     users = stop.validation.single(1, seed=config.seed).slice(CHOOSING_USERS, config.seed)
     tokens = item_tokens(model.catalogue, model.trained_vectors, slice(None))
@@ -181,6 +187,7 @@ def train_history_model(
         training=replace(config.history_training, seed=config.seed, later=config.lists.by_time),
         validation=(users.histories, users.targets),
         apart=apart,
+        seasons=seasons,
         keep_seen=users.keep_seen,
         device=config.device,
         progress="history model" if progress else None,

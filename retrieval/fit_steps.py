@@ -17,6 +17,7 @@ from retrieval.encoder.align import align_head
 from retrieval.encoder.cache import VectorCache
 from retrieval.encoder.finetune import finetune_encoder, wants_finetuning
 from retrieval.encoder.heads import RecallHead
+from retrieval.encoder.seasons import Seasons
 from retrieval.encoder.text_encoder import TextEncoder
 from retrieval.encoder.train import TrainedHead
 from retrieval.held_out import HeldOut
@@ -28,6 +29,7 @@ from retrieval.new_items import (
     forget_validation,
 )
 from retrieval.sources import Source
+from retrieval.sources.recent import recent_counts
 from retrieval.stage_one import (
     SourceSettings,
     Validation,
@@ -77,6 +79,7 @@ def train_recall_head(
     passes: float | None = None,
     space: np.ndarray | None = None,
     apart: Sequence[np.ndarray] | None = None,
+    seasons: Seasons | None = None,
     progress: str | None = None,
 ) -> TrainedHead:
     """The recall head on these histories.
@@ -88,7 +91,7 @@ def train_recall_head(
             with the vectors it was trained with, .1298 with those of a new head, .1388 once they were turned. (Two
             passes more for the head before, instead of a new one, are no way: recall@100 on Amazon Scientific .325
             instead of .344.)
-        apart: see `train_next_item`.
+        apart, seasons: see `train_next_item`.
     """
     trained = fit_head(
         catalogue,
@@ -98,6 +101,7 @@ def train_recall_head(
         validation=validation,
         passes=passes,
         apart=apart,
+        seasons=seasons,
         device=config.device,
         progress=progress,
     )
@@ -133,6 +137,12 @@ def choose_head(
     return found[best], replace(settings, head_passes=found[best].passes, later_visits=best)
 
 
+def seasons_of(histories: Sequence[np.ndarray], by_time: Timeline, settings: SourceSettings, n_items: int) -> Seasons:
+    """How popular items were when these were taken, and are now."""
+    lately = recent_counts(by_time.items, n_items, share=settings.recent_share)
+    return Seasons.of(histories, by_time.eras, lately)
+
+
 def sources_on(
     catalogue: Catalogue,
     histories: Sequence[np.ndarray],
@@ -141,8 +151,21 @@ def sources_on(
     config: Config,
     *,
     by_time: Timeline | None = None,
+    label: str | None = None,
 ) -> tuple[Source, ...]:
-    """All candidate sources, fitted on these histories; by_time: see `fit_sources`."""
+    """All candidate sources, fitted on these histories; by_time: see `fit_sources`; label: see `sources_in_space`.
+
+    By time another head learns as long as the recall head did, but beside the seasons.
+    """
+    taste = None
+    if by_time is not None:
+        seasons = seasons_of(histories, by_time, settings, catalogue.n_items)
+        apart = by_time.apart if settings.later_visits else None
+        progress = None if label is None else f"{label} taste".strip()
+        trained = train_recall_head(
+            catalogue, histories, config, passes=settings.head_passes, apart=apart, seasons=seasons, progress=progress
+        )
+        taste = trained.head, seasons
     return fit_sources(
         catalogue,
         histories,
@@ -150,6 +173,7 @@ def sources_on(
         settings,
         keep_seen=config.keep_seen,
         by_time=by_time,
+        taste=taste,
         family=config.index.family,
         seed=config.seed,
         device=config.device,
@@ -169,14 +193,15 @@ def sources_in_space(
     """All candidate sources with a recall head of their own, trained as long as the settings say.
 
     Args:
-        space: see `train_recall_head`. by_time: see `fit_sources`. label: before the head's progress bar; None: no bar.
+        space: see `train_recall_head`. by_time: see `fit_sources`. label: before the heads' progress bars; None: no
+            bars.
     """
     progress = None if label is None else f"{label} head".strip()
     apart = by_time.apart if by_time and settings.later_visits else None
     head = train_recall_head(
         catalogue, histories, config, passes=settings.head_passes, space=space, apart=apart, progress=progress
     )
-    return sources_on(catalogue, histories, head.head, settings, config, by_time=by_time)
+    return sources_on(catalogue, histories, head.head, settings, config, by_time=by_time, label=label)
 
 
 def world_with_new_items(

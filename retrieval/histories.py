@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ from retrieval.data import Interactions, Split
 
 _SHARES = 10_000.0
 _VISIT = 1e-3
+_ERAS = 32
 
 
 @dataclass(frozen=True)
@@ -32,13 +34,15 @@ class Timeline:
     """Everybody's interactions in one order, oldest first: item rows, int64 (n,), and times, float64 (n,).
 
     newest: float64 (n_users,), when each user with interactions was last here, in the unit of the times.
-    apart: per user row, see `first_apart`.
+    apart: per user row, see `first_apart`. eras: per user row, in which era (see `era_starts`) each item was taken,
+    int64.
     """
 
     items: np.ndarray
     times: np.ndarray
     newest: np.ndarray
     apart: list[np.ndarray]
+    eras: list[np.ndarray]
 
     @classmethod
     def of(cls, interactions: Interactions) -> Timeline:
@@ -47,7 +51,17 @@ class Timeline:
         newest = newest_times(interactions)
         times = interactions.times[order].astype(np.float64)
         rows, known = interactions.item_rows[order].astype(np.int64), newest[np.isfinite(newest)]
-        return cls(rows, times, known, first_apart(interactions))
+        eras = np.searchsorted(era_starts(times), interactions.times.astype(np.float64), side="right")
+        per_user = [eras[start:end] for start, end in itertools.pairwise(interactions.offsets)]
+        return cls(rows, times, known, first_apart(interactions), per_user)
+
+
+def era_starts(times: np.ndarray) -> np.ndarray:
+    """Rising times, float64 (n,), in at most _ERAS equally full parts: the first time of each but the oldest."""
+    if not len(times):
+        return np.empty(0)
+    starts = np.unique(times[len(times) * np.arange(1, _ERAS) // _ERAS])
+    return starts[starts > times[0]]
 
 
 def first_apart(interactions: Interactions) -> list[np.ndarray]:

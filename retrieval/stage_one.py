@@ -13,6 +13,7 @@ import scipy.sparse as sp
 from indexes import build_index
 from retrieval.catalogue import Catalogue
 from retrieval.encoder.heads import HeadConfig, RecallHead
+from retrieval.encoder.seasons import Seasons
 from retrieval.encoder.steps import HeadTraining
 from retrieval.encoder.train import TrainedHead, embed_items, embed_users, train_head
 from retrieval.histories import Timeline
@@ -28,6 +29,7 @@ from retrieval.sources import (
     RecentSource,
     RepeatSource,
     Source,
+    TasteSource,
 )
 from retrieval.sources.item_items import (
     cosine_matrix,
@@ -53,7 +55,7 @@ class SourceSettings:
     transitions_*: see `transition_matrix`. walk_power: see `walk_matrix`.
     content_decay: of the history's items in the content source; 0 reads the history as one text.
     recent_share: see `RecentSource`.
-    head_passes: how long the head is trained when it is fitted again on other data.
+    head_passes: how long the head is trained when it is fitted again on other data, and the head of taste.
     later_visits: whether by time the head and the history model learn what is taken on later visits alone (see
         `HeadTraining.near`), or any later item.
     """
@@ -144,6 +146,7 @@ def fit_head(
     validation: Validation | None = None,
     passes: float | None = None,
     apart: Sequence[np.ndarray] | None = None,
+    seasons: Seasons | None = None,
     device: str = "auto",
     progress: str | None = None,
 ) -> TrainedHead:
@@ -157,6 +160,7 @@ def fit_head(
         validation=(small.histories, small.targets) if small else None,
         passes=passes,
         apart=apart,
+        seasons=seasons,
         keep_seen=small.keep_seen if small else False,
         device=device,
         progress=progress,
@@ -171,6 +175,7 @@ def fit_sources(
     *,
     keep_seen: bool,
     by_time: Timeline | None = None,
+    taste: tuple[RecallHead, Seasons] | None = None,
     family: str = "auto",
     seed: int = 0,
     device: str = "auto",
@@ -178,7 +183,7 @@ def fit_sources(
     """All sources, fitted on these histories.
 
     `repeat` is among them only where seen items may come again, `recent` and `fresh` only where it is told when their
-    items were taken (`by_time`).
+    items were taken (`by_time`), and `taste` only with a head that learned beside seasons, and these.
     """
     n_items = catalogue.n_items
     histories = list(histories)
@@ -218,6 +223,9 @@ def fit_sources(
     if by_time is not None:
         sources.append(RecentSource.fit(by_time.items, n_items, share=settings.recent_share))
         sources.append(FreshSource.fit(by_time.items, by_time.times, n_items, newest=by_time.newest))
+    if taste is not None:
+        lent = lend_residuals(taste[0], lenders, popular.untaken)
+        sources.append(TasteSource(lent, embed_items(lent, catalogue.text_vectors), taste[1].now))
     return tuple(sources)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
+import torch
 from safetensors.numpy import load_file as load_arrays
 from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file as load_tensors
@@ -32,9 +33,11 @@ from retrieval.sources import (
     RecentSource,
     RepeatSource,
     Source,
+    TasteSource,
 )
 
 _CSR = ("data", "indices", "indptr")
+_TASTE = "taste.head."
 
 
 def save_sources(directory: Path, sources: Sequence[Source]) -> None:
@@ -57,6 +60,9 @@ def _arrays(sources: Sequence[Source]) -> dict[str, np.ndarray]:
             arrays[f"{source.name}.scores"] = source.scores
         elif isinstance(source, FreshSource):
             arrays |= {"fresh.edges": source.edges, "fresh.shares": source.shares}
+        elif isinstance(source, TasteSource):
+            arrays |= {"taste.vectors": source.item_vectors, "taste.now": source.now}
+            arrays |= {f"{_TASTE}{name}": value.cpu().numpy() for name, value in source.head.state_dict().items()}
     return arrays
 
 
@@ -84,9 +90,13 @@ def load_sources(
         item_vectors: float32 (n_items, dim). verify: compare the index with its manifest.
     """
     arrays = load_arrays(directory / "sources.safetensors")
-    head = RecallHead(config.head, text_dim=catalogue.text_vectors.shape[1], n_items=catalogue.n_items)
-    head.load_state_dict(load_tensors(directory / "head.safetensors"))
-    head = head.to(resolve_device(device)).eval()
+
+    def loaded(weights: Mapping[str, torch.Tensor]) -> RecallHead:
+        head = RecallHead(config.head, text_dim=catalogue.text_vectors.shape[1], n_items=catalogue.n_items)
+        head.load_state_dict(weights)
+        return head.to(resolve_device(device)).eval()
+
+    head = loaded(load_tensors(directory / "head.safetensors"))
     n_items = catalogue.n_items
     sources: list[Source] = []
     for fact in read_json(directory / "sources.json"):
@@ -94,6 +104,10 @@ def load_sources(
         if name == DenseSource.name:
             index = on_device(load_index(directory / "index" / "items", verify=verify), device)
             sources.append(DenseSource(head, index, item_vectors))
+        elif name == TasteSource.name:
+            own = {key: torch.from_numpy(value) for key, value in arrays.items() if key.startswith(_TASTE)}
+            taste = loaded({key.removeprefix(_TASTE): value for key, value in own.items()})
+            sources.append(TasteSource(taste, arrays["taste.vectors"], arrays["taste.now"]))
         elif name == ContentSource.name:
             vectors = catalogue.text_vectors
             sources.append(ContentSource(catalogue.encoder, catalogue.index, vectors, decay=fact["decay"]))

@@ -33,6 +33,7 @@ from retrieval.sources import (
     RecentSource,
     RepeatSource,
     Source,
+    TasteSource,
 )
 from retrieval.sources.popular import UNTAKEN
 
@@ -125,6 +126,10 @@ class _Moved:
             head = lend_residuals(_moved_head(source.head, place, catalogue), self.lenders, self.new)
             vectors = embed_items(head, catalogue.text_vectors)
             return DenseSource(head, index_like(source.index, vectors, self.recommender.config), vectors)
+        if isinstance(source, TasteSource):
+            head = lend_residuals(_moved_head(source.head, place, catalogue), self.lenders, self.new)
+            now = np.where(place >= 0, source.now[np.maximum(place, 0)], np.float32(0))
+            return TasteSource(head, embed_items(head, catalogue.text_vectors), now)
         if isinstance(source, ItemItemSource):
             return self._links(source)
         if isinstance(source, ContentSource):

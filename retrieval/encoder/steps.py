@@ -16,6 +16,7 @@ from torch import Tensor
 from rerank import HistoryModel
 from retrieval.encoder.head_config import HeadTraining
 from retrieval.encoder.heads import RecallHead
+from retrieval.encoder.seasons import Seasons
 from retrieval.encoder.softmax_loss import softmax_loss
 from retrieval.encoder.text_encoder import has_fast_bfloat16
 
@@ -66,30 +67,35 @@ def _batches(lengths: np.ndarray, positions: int, rng: np.random.Generator) -> l
     return batches
 
 
-def later_items(
-    padded: Tensor, rng: np.random.Generator, first: np.ndarray | None = None, *, near: float = 1.0
-) -> Tensor:
-    """For every place but the last one of the items after it, at random: int64 (n, length) -> (n, length - 1).
+def later_places(
+    known: np.ndarray, rng: np.random.Generator, first: np.ndarray | None = None, *, near: float = 1.0
+) -> np.ndarray:
+    """For every place but the last one of the places after it, at random: int64 (n, length - 1).
 
     Args:
+        known: bool (n, length), False at padding.
         first: int64 (n, length - 1), the first place after each that may be drawn, `length` where there is none.
         near: there, any place after it is drawn so often, and else -1 stands for none.
     """
-    n, length = padded.shape
+    n, length = known.shape
     begin = np.broadcast_to(np.arange(1, length), (n, length - 1))
     alone = np.zeros_like(begin, dtype=bool) if first is None else first >= length
     begin = begin if first is None else np.where(alone, begin, first)
     after = begin + np.floor(rng.random((n, length - 1)) * (length - begin)).astype(np.int64)
-    drawn = padded.gather(1, torch.from_numpy(after).to(padded.device))
     if first is None:
-        return drawn
-    left_out = torch.from_numpy(alone & (rng.random((n, length - 1)) >= near)).to(padded.device)
-    kept = drawn.masked_fill(left_out, -1)
-    return kept if bool(((kept >= 0) & (padded[:, :-1] >= 0)).any()) else drawn
+        return after
+    kept = np.where(alone & (rng.random((n, length - 1)) >= near), -1, after)
+    return kept if ((kept >= 0) & known[:, :-1]).any() else after
+
+
+def _at(padded: Tensor, places: np.ndarray) -> Tensor:
+    """What stands in each row at these places of it: int64 (n, length), (n, m) -> (n, m), -1 where a place is -1."""
+    wanted = torch.from_numpy(places).to(padded.device)
+    return padded.gather(1, wanted.clamp_min(0)).masked_fill(wanted < 0, -1)
 
 
 def _pad_first(apart: Sequence[np.ndarray], length: int) -> np.ndarray:
-    """What `first_apart` says of windows, as `later_items` wants it of the padded ones: int64 (n, length - 1)."""
+    """What `first_apart` says of windows, as `later_places` wants it of the padded ones: int64 (n, length - 1)."""
     first = np.full((len(apart), length), length, dtype=np.int64)
     for row, own in enumerate(apart):
         first[row, length - len(own) :] = np.where(own < len(own), own + length - len(own), length)
@@ -104,6 +110,7 @@ def _loss(
     targets: Tensor,
     rng: np.random.Generator,
     smoothing: float,
+    season: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Cross-entropy of the target at every position; (Bengio and Senecal 2008) correction when it is sampled.
 
@@ -111,6 +118,7 @@ def _loss(
         taken: int64 (n,), rising: the rows that occur at all. Only they are classes: an item that cannot be right would
             teach that its text is wrong, and new items of such texts would not be found.
         inputs, targets: int64 (n_users, length), -1 at padding.
+        season: the targets' eras, as targets, and `Seasons.popularity`.
     """
     known = (inputs >= 0) & (targets >= 0)
     wanted = targets[known]
@@ -118,8 +126,12 @@ def _loss(
     if n_items <= FULL_SOFTMAX_ITEMS:
         vectors = head.item_vectors(text[taken], taken)
         users = head.states(vectors[torch.searchsorted(taken, inputs.clamp_min(0))], inputs < 0)[known]
-        wanted = torch.searchsorted(taken, wanted)
-        return softmax_loss(users * head.log_scale.exp(), vectors, wanted, smoothing=smoothing)
+        wanted, users = torch.searchsorted(taken, wanted), users * head.log_scale.exp()
+        if season is not None:  # as further numbers of the vectors: a user's say which era's popularity counts
+            eras, popularity = season
+            users = torch.cat([users, torch.nn.functional.one_hot(eras[known], len(popularity)).to(users.dtype)], 1)
+            vectors = torch.cat([vectors, popularity[:, taken].T.to(vectors.dtype)], 1)
+        return softmax_loss(users, vectors, wanted, smoothing=smoothing)
     sample = taken[torch.from_numpy(rng.choice(n_items, _SAMPLED_ITEMS, replace=False)).to(text.device)]
     used, place = torch.unique(torch.cat([inputs[inputs >= 0], wanted]), return_inverse=True)
     in_vectors = head.item_vectors(text[used], used)
@@ -128,8 +140,11 @@ def _loss(
     users = head.states(in_vectors[lookup], inputs < 0)[known]
     classes, wanted_place = torch.unique(wanted, return_inverse=True)
     others = sample[~torch.isin(sample, classes)]
-    class_vectors = head.item_vectors(text[torch.cat([classes, others])], torch.cat([classes, others]))
-    logits = (users @ class_vectors.T).float() * head.log_scale.exp()
+    rows = torch.cat([classes, others])
+    logits = (users @ head.item_vectors(text[rows], rows).T).float() * head.log_scale.exp()
+    if season is not None:
+        eras, popularity = season
+        logits += popularity[eras[known]][:, rows]
     # A sampled item stands for n_items / n_sampled items; the targets are always there and stand for themselves.
     logits[:, len(classes) :] += math.log(n_items / _SAMPLED_ITEMS)
     return torch.nn.functional.cross_entropy(logits, wanted_place, label_smoothing=smoothing)
@@ -146,9 +161,15 @@ class HeadTrainer:
         training: HeadTraining,
         rng: np.random.Generator,
         apart: list[np.ndarray] | None = None,
+        seasons: Seasons | None = None,
     ) -> None:
-        """apart: beside every piece, the first place of it that lies a visit after each (see `first_apart`)."""
+        """apart: beside every piece, the first place of it that lies a visit after each (see `first_apart`).
+
+        seasons: the same popularity, and eras beside every piece.
+        """
         self.apart = apart
+        self.eras = None if seasons is None else seasons.eras
+        self.popularity = None if seasons is None else torch.from_numpy(seasons.popularity).to(text.device)
         self.head, self.text, self.pieces, self.training, self.rng = head, text, pieces, training, rng
         self.lengths = np.array([len(piece) for piece in pieces])
         if isinstance(head, RecallHead):
@@ -172,15 +193,17 @@ class HeadTrainer:
             if not self._queue:
                 self._queue = _batches(self.lengths, self.training.batch_positions, self.rng)
             chosen = self._queue.pop()
-            batch = [self.pieces[i] for i in chosen]
-            padded = pad_histories(batch, self.head.config.history_items + 1).to(place)
-            targets = self._later(padded, chosen) if self.training.later else padded[:, 1:]
+            padded = self._padded(self.pieces, chosen)
+            places = self._places(padded, chosen)
+            targets = _at(padded, places)
+            season = None
+            if self.eras is not None and self.popularity is not None:
+                season = _at(self._padded(self.eras, chosen), places), self.popularity
             for group in self._optimiser.param_groups:
                 group["lr"] = self.training.learning_rate * min(1.0, (self.step + 1) / self.training.warmup_steps)
             with torch.autocast(place.type, torch.bfloat16, enabled=has_fast_bfloat16(place)):
-                loss = _loss(
-                    self.head, self.text, self.taken, padded[:, :-1], targets, self.rng, self.training.label_smoothing
-                )
+                smoothing = self.training.label_smoothing
+                loss = _loss(self.head, self.text, self.taken, padded[:, :-1], targets, self.rng, smoothing, season)
             self._optimiser.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.head.parameters(), 1.0)
@@ -194,12 +217,21 @@ class HeadTrainer:
             total += loss.item()
         return total / steps
 
-    def _later(self, padded: Tensor, chosen: np.ndarray) -> Tensor:
-        """The targets of these pieces where any later item is right."""
+    def _padded(self, parts: Sequence[np.ndarray], chosen: np.ndarray) -> Tensor:
+        """What stands beside the items of these pieces, or these: int64 (n, length), -1 at padding."""
+        length = self.head.config.history_items + 1
+        return pad_histories([parts[i] for i in chosen], length).to(self.text.device)
+
+    def _places(self, padded: Tensor, chosen: np.ndarray) -> np.ndarray:
+        """Where the targets of these pieces stand: int64 (n, length - 1), -1 for none."""
+        n, length = padded.shape
+        if not self.training.later:
+            return np.broadcast_to(np.arange(1, length), (n, length - 1)).copy()
+        known = (padded >= 0).cpu().numpy()
         if self.apart is None:
-            return later_items(padded, self.rng)
-        first = _pad_first([self.apart[i] for i in chosen], padded.shape[1])
-        return later_items(padded, self.rng, first, near=self.training.near)
+            return later_places(known, self.rng)
+        first = _pad_first([self.apart[i] for i in chosen], length)
+        return later_places(known, self.rng, first, near=self.training.near)
 
     @contextmanager
     def averaged(self) -> Iterator[None]:

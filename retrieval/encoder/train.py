@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from retrieval.encoder.heads import HeadConfig, RecallHead
+from retrieval.encoder.seasons import Seasons
 from retrieval.encoder.steps import HeadTrainer, HeadTraining, NextItemModel, pad_histories, windows, windows_of_places
 from retrieval.encoder.text_encoder import resolve_device
 from retrieval.ranks import rank_gains, target_ranks
@@ -78,14 +79,22 @@ def embed_users(head: NextItemModel, item_vectors: np.ndarray, histories: Sequen
 
 
 def _validate(
-    head: NextItemModel, text: np.ndarray, histories: Sequence[np.ndarray], targets: np.ndarray, keep_seen: bool
+    head: NextItemModel,
+    text: np.ndarray,
+    histories: Sequence[np.ndarray],
+    targets: np.ndarray,
+    keep_seen: bool,
+    seasons: Seasons | None,
 ) -> dict[str, float]:
-    """NDCG@10 and recall@100 of the head alone on the validation targets."""
+    """NDCG@10 and recall@100 of the head (beside today's popularity, where there are seasons) on the targets."""
     items = embed_items(head, text)
+    now = None if seasons is None else seasons.now / head.log_scale.exp().item()
     ranks = []
     for start in range(0, len(histories), 512):
         part = histories[start : start + 512]
         scores = embed_users(head, items, part) @ items.T
+        if now is not None:
+            scores += now
         if not keep_seen:
             for user, history in enumerate(part):
                 scores[user, history] = -np.inf
@@ -106,6 +115,7 @@ def train_head(
     validation: tuple[Sequence[np.ndarray], np.ndarray] | None = None,
     passes: float | None = None,
     apart: Sequence[np.ndarray] | None = None,
+    seasons: Seasons | None = None,
     keep_seen: bool = False,
     device: str = "auto",
     progress: str | None = None,
@@ -120,6 +130,7 @@ def train_head(
         validation=validation,
         passes=passes,
         apart=apart,
+        seasons=seasons,
         keep_seen=keep_seen,
         device=device,
         progress=progress,
@@ -135,6 +146,7 @@ def train_next_item(
     validation: tuple[Sequence[np.ndarray], np.ndarray] | None = None,
     passes: float | None = None,
     apart: Sequence[np.ndarray] | None = None,
+    seasons: Seasons | None = None,
     keep_seen: bool = False,
     device: str = "auto",
     progress: str | None = None,
@@ -147,6 +159,7 @@ def train_next_item(
             weights are returned.
         passes: without validation: train exactly so long (a refit, with the passes found before).
         apart: per history, see `retrieval.histories.first_apart`; of later items only those of later visits are right.
+        seasons: of these histories; what the model says is then beside how popular items are, not with it.
 
     Raises:
         ValueError: no history has two items, so there is nothing to predict; or neither validation nor passes.
@@ -159,7 +172,7 @@ def train_next_item(
     torch.manual_seed(training.seed)
     place, rng = resolve_device(device), np.random.default_rng(training.seed)
     head = make().to(place)
-    trainer = _trainer_of(head, histories, torch.from_numpy(vectors).to(place), training, rng, apart)
+    trainer = _trainer_of(head, histories, torch.from_numpy(vectors).to(place), training, rng, apart, seasons)
     limit = training.max_passes if passes is None else passes
     total = max(1, round(limit * trainer.steps_per_pass))
     every = max(1, min(trainer.steps_per_pass, training.round_positions // training.batch_positions))
@@ -174,7 +187,7 @@ def train_next_item(
             bar.update(steps)
             if validation is not None:
                 with trainer.averaged():
-                    record |= _validate(head, vectors, *validation, keep_seen)
+                    record |= _validate(head, vectors, *validation, keep_seen, seasons)
                     best = best.better(record["ndcg@10"] + record["recall@100"], record["passes"], head)
                 bar.set_postfix({name: f"{record[name]:.4f}" for name in ("loss", "ndcg@10", "recall@100")})
                 late = training.out_of_time(record["seconds"], record["passes"])
@@ -194,11 +207,14 @@ def _trainer_of(
     training: HeadTraining,
     rng: np.random.Generator,
     apart: Sequence[np.ndarray] | None,
+    seasons: Seasons | None,
 ) -> HeadTrainer:
     """Over the windows of these histories."""
     length, most = head.config.history_items, training.max_windows
     places = None if apart is None else windows_of_places(apart, length, most)
-    return HeadTrainer(head, vectors, windows(histories, length, most), training, rng, places)
+    if seasons is not None:
+        seasons = replace(seasons, eras=windows(seasons.eras, length, most))
+    return HeadTrainer(head, vectors, windows(histories, length, most), training, rng, places, seasons)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Vectors: a user's vector is searched in a FAISS index of item vectors.
 
-Two of them stand side by side: `content` compares the BERT vectors of the history's texts with the items' and needs no
-training; `dense` compares what the trained head makes of both.
+`content` compares the BERT vectors of the history's texts with the items' and needs no training; `dense` compares what
+the trained head makes of both, and by time `taste` what a head makes of them that knows of seasons.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from indexes import Index
 from retrieval.encoder.heads import RecallHead
 from retrieval.encoder.text_encoder import TextEncoder
 from retrieval.encoder.train import embed_users
-from retrieval.sources.base import IndexScan, Queries
+from retrieval.sources.base import IndexScan, MatrixScan, Queries
 
 # With a decay of .95 the fiftieth newest item counts a thirteenth of the newest.
 POOLED_ITEMS = 50
@@ -100,3 +100,29 @@ class DenseSource:
         """See `Source.scan`. A user with an empty history gets nothing."""
         users = embed_users(self.head, self.item_vectors, queries.histories)
         return IndexScan(self.index, self.item_vectors, users, queries.exclude)
+
+
+class TasteSource:
+    """Another head's user vector against its item vectors, beside how popular each item is now.
+
+    That head was told how popular items were when they were taken (see `retrieval.encoder.seasons`), so that it learned
+    what a user likes in any season; `DenseSource` learned what was liked in the seasons it saw. Beside that one, on two
+    earlier moments of MovieLens-1M (450 and 318 users), recall@100 of the candidates is .0064 +- .0026 higher and
+    NDCG@10 of their order .0054 +- .0017.
+    """
+
+    name = "taste"
+
+    def __init__(self, head: RecallHead, item_vectors: np.ndarray, now: np.ndarray) -> None:
+        """item_vectors: float32 (n_items, dim), the head's. now: float32 (n_items,), see `Seasons.now`."""
+        self.head = head
+        self.item_vectors = item_vectors
+        self.now = now
+
+    def scan(self, queries: Queries) -> MatrixScan:
+        """See `Source.scan`: log-odds above the average item's. A user with an empty history gets nothing."""
+        users = embed_users(self.head, self.item_vectors, queries.histories) * self.head.log_scale.exp().item()
+        scores = users @ self.item_vectors.T + self.now
+        scores -= scores.mean(axis=1, keepdims=True)
+        scores[~users.any(axis=1)] = 0
+        return MatrixScan(scores, queries.exclude)

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from retrieval.histories import era_starts
 from retrieval.sources.base import MatrixScan, Queries
 
-_BINS = 32
 _SMOOTHING = 10.0
 """Interactions before the visit that every item has besides its own: few interactions say little."""
 
@@ -19,15 +19,15 @@ _SMOOTHING = 10.0
 class FreshSource:
     """Items by the share of their interactions that came after the user's last visit, from 0 to below 1.
 
-    Times are told apart by which of _BINS equally full bins they lie in. A user of the newest bin has missed nothing,
-    and nothing is found; a user whose last visit is not known is taken for the typical one.
+    Times are told apart by the era they lie in (see `retrieval.histories.era_starts`). A user of the newest one has
+    missed nothing, and nothing is found; a user whose last visit is not known is taken for the typical one.
     """
 
     name = "fresh"
 
     def __init__(self, edges: np.ndarray, shares: np.ndarray, typical: int) -> None:
-        """edges: float64 (n_bins - 1,), the first times of all bins but the oldest. shares: float32 (n_bins, n_items),
-        for a last visit in each bin. typical: the bin of the typical last visit."""
+        """edges: float64 (n_eras - 1,), see `era_starts`. shares: float32 (n_eras, n_items), for a last visit in each
+        era. typical: the era of the typical last visit."""
         self.edges = edges
         self.shares = shares
         self.typical = typical
@@ -38,7 +38,7 @@ class FreshSource:
 
         newest: float64 (n_users,), the times of the users' last visits; their median is the typical one.
         """
-        edges = np.unique(times[len(times) * np.arange(1, _BINS) // _BINS]) if len(times) else np.empty(0)
+        edges = era_starts(times)
         counts = np.zeros((len(edges) + 1, n_items))
         np.add.at(counts, (np.searchsorted(edges, times, side="right"), items), 1)
         later = counts[::-1].cumsum(axis=0)[::-1] - counts

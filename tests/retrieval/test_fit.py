@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from retrieval import fit_fusions, fit_lists, fit_reranker, source_choice, stage_one
+from retrieval import fit_fusions, fit_lists, fit_reranker, fit_steps, source_choice, stage_one
 from retrieval.data import Impressions, Interactions, leave_last_out
 from retrieval.encoder.text_encoder import TextEncoder
 from retrieval.evaluate import evaluate, make_split
@@ -85,6 +85,8 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
         watch(module, "followers", lambda histories, *_, **__: seen.add("transitions", *histories))
     for module in (recent, source_choice):
         watch(module, "recent_counts", lambda by_time, *_, **__: seen.add("recent", by_time))
+    for module in (fit_steps, fit_reranker):
+        watch(module, "seasons_of", lambda taken, by_time, *_, **__: seen.add("seasons", *taken, by_time.items))
     watch(fit_reranker, "train_reranker", lists)
     watch(fit_reranker, "train_next_item", history_model)
     watch(fit_fusions, "_lists", fusion)
@@ -130,6 +132,7 @@ def test_no_evaluated_target_reaches_anything_that_is_trained(split, spied, seen
             assert not seen.of(part) & targets, part
     expected = {"head", "head validation", "neighbours", "ease", "transitions", "walk", "popular", "fusion"}
     expected |= {"lists: taken", "history model", "history model validation"}
+    expected |= {"recent", "seasons"} if split == "time" else set()
     assert expected <= set(seen.rows)
     popular = next(source for source in fitted.model.sources if isinstance(source, PopularSource))
     np.testing.assert_allclose(popular.scores[sorted(targets)], 0, atol=1e-5)

@@ -6,11 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
 from retrieval.encoder import train as training_of_heads
 from retrieval.encoder.head_config import HeadConfig, HeadTraining
-from retrieval.encoder.steps import later_items, windows, windows_of_places
+from retrieval.encoder.steps import later_places, windows, windows_of_places
 from retrieval.encoder.train import embed_items, embed_users, train_head
 from retrieval.fit import fit
 from retrieval.histories import Timeline, first_apart
@@ -32,13 +31,13 @@ def test_a_visit_later_is_a_thousandth_of_the_time_the_table_spans():
 
 
 def drawn(first: list[list[int]], *, near: float, rounds: int = 300) -> dict[int, set[int]]:
-    """What `later_items` gives for each place of the history 10, 11, 12, 13, behind one place of padding."""
-    padded = torch.tensor([[-1, 10, 11, 12, 13]])
+    """The items at the places drawn for each place of the history 10, 11, 12, 13, behind one place of padding."""
+    padded = np.array([[-1, 10, 11, 12, 13]])
     rng, seen = np.random.default_rng(0), dict[int, set[int]]()
     for _ in range(rounds):
-        targets = later_items(padded, rng, np.array(first), near=near)
-        for item, target in zip(padded[0, :-1].tolist(), targets[0].tolist(), strict=True):
-            seen.setdefault(item, set()).add(target)
+        places = later_places(padded >= 0, rng, np.array(first), near=near)
+        for item, place in zip(padded[0, :-1].tolist(), places[0].tolist(), strict=True):
+            seen.setdefault(item, set()).add(-1 if place < 0 else int(padded[0, place]))
     del seen[-1]
     return seen
 

@@ -267,12 +267,12 @@ def test_a_bundle_of_another_format_says_what_to_do(bundle, tmp_path, read):
     (version / "manifest.json").unlink()
     write_manifest(version, facts=facts)
     with pytest.raises(
-        ValueError, match="expected a tandem bundle of format 10, got kind 'tandem-bundle' of format 99"
+        ValueError, match="expected a tandem bundle of format 11, got kind 'tandem-bundle' of format 99"
     ):
         read(version)
 
 
 @pytest.mark.parametrize("read", READERS, ids=["load", "check", "settings"])
 def test_a_part_of_a_bundle_is_no_bundle(bundle, read):
-    with pytest.raises(ValueError, match="index/text: expected a tandem bundle of format 10, got kind"):
+    with pytest.raises(ValueError, match="index/text: expected a tandem bundle of format 11, got kind"):
         read(resolve(bundle) / "index" / "text")
