@@ -57,7 +57,8 @@ def within_budget(
     pass_s = head_pass_s(n_interactions, n_items)
     all_heads_s, enough_s = usable_s * _HEAD_SHARE, _ENOUGH_PASSES * pass_s
     # The head is trained with validation (by time in two ways, see `choose_head`), without each of the folds or until
-    # each of the moments, and on everything.
+    # each of the moments, and on everything. The head of taste beside each of the latter fits into the same time: what
+    # is trained again takes as many passes as validation found, mostly less than half of the most that are planned.
     n_whole = 2 if config.lists.by_time else 1
     lists = _parts_of(config.lists, n_interactions, int(all_heads_s / enough_s) - n_whole)
     n_heads = n_whole + (lists.moments if lists.by_time else lists.folds * lists.rounds)
