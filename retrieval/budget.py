@@ -57,11 +57,10 @@ def within_budget(
     pass_s = head_pass_s(n_interactions, n_items)
     all_heads_s, enough_s = usable_s * _HEAD_SHARE, _ENOUGH_PASSES * pass_s
     # The head is trained with validation (by time in two ways, see `choose_head`), without each of the folds or until
-    # each of the moments, and on everything. The head of taste beside each of the latter fits into the same time: what
-    # is trained again takes as many passes as validation found, mostly less than half of the most that are planned.
-    n_whole = 2 if config.lists.by_time else 1
-    lists = _parts_of(config.lists, n_interactions, int(all_heads_s / enough_s) - n_whole)
-    n_heads = n_whole + (lists.moments if lists.by_time else lists.folds * lists.rounds)
+    # each of the moments, and on everything; by time the head of taste stands beside each.
+    n_whole, per_part = (3, 2) if config.lists.by_time else (1, 1)
+    lists = _parts_of(config.lists, n_interactions, (int(all_heads_s / enough_s) - n_whole) // per_part)
+    n_heads = n_whole + per_part * (lists.moments if lists.by_time else lists.folds * lists.rounds)
     head_s = all_heads_s / n_heads
     if (lists.folds, lists.moments) != (config.lists.folds, config.lists.moments):
         head_s = max(min(head_s, enough_s), _MIN_PASSES * pass_s)

@@ -6,7 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info
 
+from retrieval import fusion
 from retrieval.fusion import FusionLists, cross_fit
 from tests.retrieval.test_fusion import alike, fit_fusion, make_lists, ndcg
 
@@ -34,6 +36,20 @@ def test_every_list_is_scored_by_what_was_fitted_on_the_others():
     again = cross_fit(changed, ("a_score", "b_score"))
     np.testing.assert_array_equal(again.scores[fold == fold[0]], found.scores[fold == fold[0]])
     assert (again.scores[fold != fold[0]] != found.scores[fold != fold[0]]).any()
+
+
+def test_it_takes_one_thread_and_leaves_the_others_their_number(monkeypatch):
+    """On a busy machine the threads of many small products mostly wait for each other."""
+
+    def threads() -> list[int]:
+        return [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+
+    during, before = list[int](), threads()
+    real = fusion.fit_scaled
+    monkeypatch.setattr(fusion, "fit_scaled", lambda *given: during.extend(threads()) or real(*given))
+    cross_fit(make_lists(np.array([2.0, 0.0]), n_lists=40), ("a_score", "b_score"))
+    assert set(during) == {1}
+    assert threads() == before
 
 
 def test_what_comes_late_counts_for_more_beside_scores_of_other_lists():
