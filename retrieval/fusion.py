@@ -28,7 +28,7 @@ from retrieval.ranks import lists_ndcg
 log = logging.getLogger(__name__)
 
 _FOLDS, _CLEAR = 4, 2.0
-"""Standard errors: what comes beside a base costs time in serving, so it has to be clearly of use."""
+"""_CLEAR in standard errors: what comes beside a base costs time in serving, so it has to be clearly of use."""
 
 
 @dataclass(frozen=True)

@@ -182,8 +182,8 @@ def fit_sources(
 ) -> tuple[Source, ...]:
     """All sources, fitted on these histories.
 
-    `repeat` is among them only where seen items may come again, `recent` and `fresh` only where it is told when their
-    items were taken (`by_time`), and `taste` only with a head that learned beside seasons, and these.
+    `repeat` is there only where seen items may come again, `recent` and `fresh` where it is told when items were taken
+    (`by_time`), and `taste` with a head that learned beside seasons, and these.
     """
     n_items = catalogue.n_items
     histories = list(histories)
@@ -224,9 +224,12 @@ def fit_sources(
         sources.append(RecentSource.fit(by_time.items, n_items, share=settings.recent_share))
         sources.append(FreshSource.fit(by_time.items, by_time.times, n_items, newest=by_time.newest))
     if taste is not None:
-        lent = lend_residuals(taste[0], lenders, popular.untaken)
-        sources.append(TasteSource(lent, embed_items(lent, catalogue.text_vectors), taste[1].now))
+        sources.append(_taste_of(catalogue, lend_residuals(taste[0], lenders, popular.untaken), taste[1]))
     return tuple(sources)
+
+
+def _taste_of(catalogue: Catalogue, head: RecallHead, seasons: Seasons) -> TasteSource:
+    return TasteSource(head, embed_items(head, catalogue.text_vectors), seasons.now)
 
 
 def sample_histories(histories: Sequence[np.ndarray], n: int, *, seed: int) -> list[np.ndarray]:

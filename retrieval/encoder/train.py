@@ -155,8 +155,7 @@ def train_next_item(
 
     Args:
         make: a new model; its random numbers follow the training's seed.
-        validation: histories and one target row each; training stops early on recall@100 + NDCG@10 and the best round's
-            weights are returned.
+        validation: histories and one target row each; the round with the best recall@100 + NDCG@10 is returned.
         passes: without validation: train exactly so long (a refit, with the passes found before).
         apart: per history, see `retrieval.histories.first_apart`; of later items only those of later visits are right.
         seasons: of these histories; what the model says is then beside how popular items are, not with it.
@@ -174,8 +173,7 @@ def train_next_item(
     head = make().to(place)
     trainer = _trainer_of(head, histories, torch.from_numpy(vectors).to(place), training, rng, apart, seasons)
     limit = training.max_passes if passes is None else passes
-    total = max(1, round(limit * trainer.steps_per_pass))
-    every = max(1, min(trainer.steps_per_pass, training.round_positions // training.batch_positions))
+    total, every = max(1, round(limit * trainer.steps_per_pass)), _round_steps(trainer, training)
     started, curve = time.monotonic(), list[dict[str, float]]()
     best = _Best(figure=-1.0, passes=limit, state={})
     with tqdm(total=total, desc=progress or "", unit="step", disable=progress is None, mininterval=2) as bar:
@@ -198,6 +196,11 @@ def train_next_item(
     head.load_state_dict(best.state)
     torch.set_rng_state(outside)
     return Trained(head=head.eval(), passes=best.passes, curve=curve)
+
+
+def _round_steps(trainer: HeadTrainer, training: HeadTraining) -> int:
+    """Steps until validation."""
+    return max(1, min(trainer.steps_per_pass, training.round_positions // training.batch_positions))
 
 
 def _trainer_of(

@@ -131,8 +131,12 @@ def test_no_evaluated_target_reaches_anything_that_is_trained(split, spied, seen
         if not part.endswith("candidates"):
             assert not seen.of(part) & targets, part
     expected = {"head", "head validation", "neighbours", "ease", "transitions", "walk", "popular", "fusion"}
-    expected |= {"lists: taken", "history model", "history model validation"}
-    expected |= {"recent", "seasons"} if split == "time" else set()
+    expected |= {
+        "lists: taken",
+        "history model",
+        "history model validation",
+        *(["recent", "seasons"] * (split == "time")),
+    }
     assert expected <= set(seen.rows)
     popular = next(source for source in fitted.model.sources if isinstance(source, PopularSource))
     np.testing.assert_allclose(popular.scores[sorted(targets)], 0, atol=1e-5)
@@ -153,18 +157,9 @@ def test_validation_targets_reach_no_training_before_the_refit(validation, spied
     config = tiny_config(depths=deep, lists={"validation": validation})
     fit(items, interactions, config, encoder=encoder, say=say)
     (told,) = before
-    learned = (
-        "head",
-        "neighbours",
-        "ease",
-        "transitions",
-        "walk",
-        "popular",
-        "lists: histories",
-        "lists: taken",
-        "history model",
-    )
-    for part in (*learned, *(["recent"] if validation == "time" else [])):
+    learned = ["head", "neighbours", "ease", "transitions", "walk", "popular", "lists: histories", "lists: taken"]
+    by_time = ["recent", "seasons"] if validation == "time" else []
+    for part in (*learned, "history model", *by_time):
         assert not told[part] & last, part
     if validation == "last":
         assert told["fusion"] <= last  # what validation is for
