@@ -18,7 +18,7 @@ from retrieval.data import Interactions, time_split
 from retrieval.encoder.seasons import Seasons
 from retrieval.encoder.train import train_next_item
 from retrieval.fit_fusions import validation_queries
-from retrieval.fit_steps import seasons_of
+from retrieval.fit_steps import apart_of, seasons_of
 from retrieval.held_out import without_later
 from retrieval.histories import Timeline, histories_of
 from retrieval.moments import Moment, rolling_lists
@@ -108,7 +108,7 @@ class ByTime:
             lists = rolling_lists(moments, known, teacher.model, teacher.config, progress=teacher.progress)
         histories, by_time = histories_of(known), Timeline.of(known)
         seasons = seasons_of(histories, by_time, self.settings, known.n_items)
-        apart = by_time.apart if self.settings.later_visits else None
+        apart = apart_of(by_time, self.settings)
         return teacher.train(lists, histories, apart=apart, seasons=seasons, purpose=purpose)
 
 

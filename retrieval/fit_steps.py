@@ -137,6 +137,11 @@ def choose_head(
     return found[best], replace(settings, head_passes=found[best].passes, later_visits=best)
 
 
+def apart_of(by_time: Timeline | None, settings: SourceSettings) -> list[np.ndarray] | None:
+    """What `train_next_item` is told of visits: nothing where any later item is right."""
+    return by_time.apart if by_time is not None and settings.later_visits else None
+
+
 def seasons_of(histories: Sequence[np.ndarray], by_time: Timeline, settings: SourceSettings, n_items: int) -> Seasons:
     """How popular items were when these were taken, and are now."""
     lately = recent_counts(by_time.items, n_items, share=settings.recent_share)
@@ -160,12 +165,12 @@ def sources_on(
     taste = None
     if by_time is not None:
         seasons = seasons_of(histories, by_time, settings, catalogue.n_items)
-        apart = by_time.apart if settings.later_visits else None
+        apart = apart_of(by_time, settings)
         progress = None if label is None else f"{label} taste".strip()
         trained = train_recall_head(
             catalogue, histories, config, passes=settings.head_passes, apart=apart, seasons=seasons, progress=progress
         )
-        taste = trained.head, seasons
+        taste = trained.head, seasons.now
     return fit_sources(
         catalogue,
         histories,
@@ -197,7 +202,7 @@ def sources_in_space(
             bars.
     """
     progress = None if label is None else f"{label} head".strip()
-    apart = by_time.apart if by_time and settings.later_visits else None
+    apart = apart_of(by_time, settings)
     head = train_recall_head(
         catalogue, histories, config, passes=settings.head_passes, space=space, apart=apart, progress=progress
     )

@@ -175,7 +175,7 @@ def fit_sources(
     *,
     keep_seen: bool,
     by_time: Timeline | None = None,
-    taste: tuple[RecallHead, Seasons] | None = None,
+    taste: tuple[RecallHead, np.ndarray] | None = None,
     family: str = "auto",
     seed: int = 0,
     device: str = "auto",
@@ -183,10 +183,9 @@ def fit_sources(
     """All sources, fitted on these histories.
 
     `repeat` is there only where seen items may come again, `recent` and `fresh` where it is told when items were taken
-    (`by_time`), and `taste` with a head that learned beside seasons, and these.
+    (`by_time`), and `taste` with a head that learned beside seasons, and their `now`.
     """
-    n_items = catalogue.n_items
-    histories = list(histories)
+    n_items, histories = catalogue.n_items, list(histories)
     popular = PopularSource.fit(histories, n_items)
     # What was learned of an item nobody took is only that it was never right.
     lenders = lenders_of(catalogue, popular.untaken)
@@ -224,12 +223,9 @@ def fit_sources(
         sources.append(RecentSource.fit(by_time.items, n_items, share=settings.recent_share))
         sources.append(FreshSource.fit(by_time.items, by_time.times, n_items, newest=by_time.newest))
     if taste is not None:
-        sources.append(_taste_of(catalogue, lend_residuals(taste[0], lenders, popular.untaken), taste[1]))
+        lent = lend_residuals(taste[0], lenders, popular.untaken)
+        sources.append(TasteSource.of(lent, catalogue.text_vectors, taste[1]))
     return tuple(sources)
-
-
-def _taste_of(catalogue: Catalogue, head: RecallHead, seasons: Seasons) -> TasteSource:
-    return TasteSource(head, embed_items(head, catalogue.text_vectors), seasons.now)
 
 
 def sample_histories(histories: Sequence[np.ndarray], n: int, *, seed: int) -> list[np.ndarray]:

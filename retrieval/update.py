@@ -121,15 +121,13 @@ class _Moved:
 
     def source(self, source: Source) -> Source:
         """One of the old sources, moved."""
-        catalogue, place = self.catalogue, self.place
+        catalogue = self.catalogue
         if isinstance(source, DenseSource):
-            head = lend_residuals(_moved_head(source.head, place, catalogue), self.lenders, self.new)
+            head = self._head(source.head)
             vectors = embed_items(head, catalogue.text_vectors)
             return DenseSource(head, index_like(source.index, vectors, self.recommender.config), vectors)
         if isinstance(source, TasteSource):
-            head = lend_residuals(_moved_head(source.head, place, catalogue), self.lenders, self.new)
-            now = np.where(place >= 0, source.now[np.maximum(place, 0)], np.float32(0))
-            return TasteSource(head, embed_items(head, catalogue.text_vectors), now)
+            return TasteSource.of(self._head(source.head), catalogue.text_vectors, self._numbers(source.now))
         if isinstance(source, ItemItemSource):
             return self._links(source)
         if isinstance(source, ContentSource):
@@ -137,17 +135,22 @@ class _Moved:
         if isinstance(source, LexicalSource):
             return LexicalSource(catalogue.texts, query_words=source.query_words)
         if isinstance(source, PopularSource):
-            return PopularSource.of_scores(
-                np.where(place >= 0, source.scores[np.maximum(place, 0)], UNTAKEN).astype(np.float32)
-            )
+            return PopularSource.of_scores(self._numbers(source.scores, absent=UNTAKEN))
         if isinstance(source, RecentSource):
-            return RecentSource(np.where(place >= 0, source.scores[np.maximum(place, 0)], 0).astype(np.float32))
+            return RecentSource(self._numbers(source.scores))
         if isinstance(source, FreshSource):
-            shares = np.where(place >= 0, source.shares[:, np.maximum(place, 0)], np.float32(0))
-            return FreshSource(source.edges, shares, source.typical)
+            return FreshSource(source.edges, self._numbers(source.shares), source.typical)
         if isinstance(source, RepeatSource):
             return RepeatSource(catalogue.n_items, decay=source.decay)
         raise TypeError(f"replace_catalogue: no way to move source {source.name!r}")
+
+    def _numbers(self, values: np.ndarray, *, absent: float = 0.0) -> np.ndarray:
+        """What stands in the last axis for each item, float32, in the new order; `absent` where it is new."""
+        return np.where(self.place >= 0, values[..., np.maximum(self.place, 0)], absent).astype(np.float32)
+
+    def _head(self, head: RecallHead) -> RecallHead:
+        """A head, moved, with what new items borrow."""
+        return lend_residuals(_moved_head(head, self.place, self.catalogue), self.lenders, self.new)
 
     def _links(self, source: ItemItemSource) -> ItemItemSource:
         """What was learned of taken items, and what the others borrow now: texts and lenders may have changed."""

@@ -81,3 +81,11 @@ def own_bundle(bundle: Path, tmp_path: Path) -> Path:
 def recommender(bundle: Path) -> Recommender:
     """The bundle, loaded."""
     return Recommender.load(bundle, device="cpu", precision="float32")
+
+
+@pytest.fixture(scope="session")
+def by_time(items: Items, interactions: Interactions, encoder: TextEncoder) -> Recommender:
+    """A recommender chosen by time, without GPT-2. Nobody may change it."""
+    chosen = world.tiny_config(lists={"validation": "time"}, use_reranker=False)
+    found = fit(items, interactions, chosen, encoder=encoder)
+    return Recommender.of(found.model, interactions, chosen, found.settings)

@@ -168,8 +168,7 @@ class HeadTrainer:
         seasons: the same popularity, and eras beside every piece.
         """
         self.apart = apart
-        self.eras = None if seasons is None else seasons.eras
-        self.popularity = None if seasons is None else torch.from_numpy(seasons.popularity).to(text.device)
+        self.seasons = seasons and (seasons.eras, torch.from_numpy(seasons.popularity).to(text.device))
         self.head, self.text, self.pieces, self.training, self.rng = head, text, pieces, training, rng
         self.lengths = np.array([len(piece) for piece in pieces])
         if isinstance(head, RecallHead):
@@ -197,8 +196,9 @@ class HeadTrainer:
             places = self._places(padded, chosen)
             targets = _at(padded, places)
             season = None
-            if self.eras is not None and self.popularity is not None:
-                season = _at(self._padded(self.eras, chosen), places), self.popularity
+            if self.seasons is not None:
+                eras, popularity = self.seasons
+                season = _at(self._padded(eras, chosen), places), popularity
             for group in self._optimiser.param_groups:
                 group["lr"] = self.training.learning_rate * min(1.0, (self.step + 1) / self.training.warmup_steps)
             with torch.autocast(place.type, torch.bfloat16, enabled=has_fast_bfloat16(place)):

@@ -14,7 +14,7 @@ import numpy as np
 from indexes import Index
 from retrieval.encoder.heads import RecallHead
 from retrieval.encoder.text_encoder import TextEncoder
-from retrieval.encoder.train import embed_users
+from retrieval.encoder.train import embed_items, embed_users
 from retrieval.sources.base import IndexScan, MatrixScan, Queries
 
 # With a decay of .95 the fiftieth newest item counts a thirteenth of the newest.
@@ -120,6 +120,11 @@ class TasteSource:
         self.head = head
         self.item_vectors = item_vectors
         self.now = now
+
+    @classmethod
+    def of(cls, head: RecallHead, text_vectors: np.ndarray, now: np.ndarray) -> TasteSource:
+        """Over items with these text vectors, float32 (n_items, text_dim)."""
+        return cls(head, embed_items(head, text_vectors), now)
 
     def scan(self, queries: Queries) -> MatrixScan:
         """See `Source.scan`: log-odds above the average item's. A user with an empty history gets nothing."""

@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 
 from retrieval.candidates import feature_names, gather_candidates
-from retrieval.fit import fit
 from retrieval.histories import Timeline, last_visits
 from retrieval.recommend import Recommender
 from retrieval.sources import UNKNOWN_VISIT, FreshSource, PopularSource, Queries
 from retrieval.storage import load_bundle, save_bundle
 from retrieval.update import replace_catalogue
 from tests.retrieval.test_held_out import table
-from tests.world import make_items, tiny_config
+from tests.world import make_items
 
 _OLD, _STEADY, _YOUNG, _UNTAKEN = range(4)
 
@@ -92,13 +91,6 @@ def test_a_timeline_is_everybody_in_one_order():
     assert line.newest.tolist() == [9.0, 7.0]  # user 1 was never here
     visits = last_visits(table((0, 3, 5.0), (0, 1, 9.0), (2, 2, 7.0)))
     np.testing.assert_array_equal(visits[:, 1], [9.0, np.nan, 7.0])
-
-
-@pytest.fixture(scope="module")
-def by_time(items, interactions, encoder) -> Recommender:
-    config = tiny_config(lists={"validation": "time"}, use_reranker=False)
-    fitted = fit(items, interactions, config, encoder=encoder)
-    return Recommender.of(fitted.model, interactions, config, fitted.settings)
 
 
 def fresh_of(recommender: Recommender) -> FreshSource:

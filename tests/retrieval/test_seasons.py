@@ -10,7 +10,6 @@ from retrieval.encoder import steps
 from retrieval.encoder.head_config import HeadConfig, HeadTraining
 from retrieval.encoder.seasons import Seasons
 from retrieval.encoder.train import embed_items, embed_users, train_head
-from retrieval.fit import fit
 from retrieval.fit_steps import seasons_of
 from retrieval.histories import Timeline, histories_of
 from retrieval.recommend import Recommender
@@ -19,7 +18,7 @@ from retrieval.storage import load_bundle, save_bundle
 from retrieval.update import replace_catalogue
 from tests.retrieval.test_heads import random_rows
 from tests.retrieval.test_held_out import table
-from tests.world import item_id, make_items, tiny_config
+from tests.world import item_id, make_items
 
 CONFIG = HeadConfig(dim=16, n_layers=1, n_heads=2, history_items=6, dropout=0.0, residual_dropout=0.0)
 
@@ -114,13 +113,6 @@ def test_validation_asks_beside_the_popularity_of_today():
         device="cpu",
     )
     assert trained.curve[0]["ndcg@10"] == 1
-
-
-@pytest.fixture(scope="module")
-def by_time(items, interactions, encoder) -> Recommender:
-    config = tiny_config(lists={"validation": "time"}, use_reranker=False)
-    fitted = fit(items, interactions, config, encoder=encoder)
-    return Recommender.of(fitted.model, interactions, config, fitted.settings)
 
 
 def taste_of(recommender: Recommender) -> TasteSource:
