@@ -22,6 +22,8 @@ from retrieval.sources.recent import RecentSource
 READING = ("dense", "taste", "neighbours", "transitions", "walk", "content", "lexical")
 """Sources that can say something of an item nobody took: by its text, or by what it borrows (`retrieval.lending`)."""
 COUNTING = (PopularSource.name, RecentSource.name, FreshSource.name)
+SHARES = (FreshSource.name,)
+"""Sources whose scores mean the same for everybody as they are: who missed little, missed little."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,7 @@ def _features(
     raw = np.stack([scan.at(rows) for scan in scans], axis=2) if scans else np.empty((*rows.shape, 0), dtype=np.float32)
     features = standardise(raw, rows, among)
     for place, source in enumerate(sources):
-        if isinstance(source, FreshSource):  # a share means the same for everybody: who missed little, missed little
+        if source.name in SHARES:
             features[:, :, place] = _above_mean(raw[:, :, place], among) * (rows >= 0)
     new = _new_items(sources, rows)
     if new is not None:

@@ -15,10 +15,10 @@ from rerank import HistoryModel, Reranker, train_reranker
 from retrieval.clock import Clock
 from retrieval.config import Config
 from retrieval.data import Interactions, time_split
-from retrieval.encoder.seasons import Seasons
+from retrieval.encoder.seasons import Timing
 from retrieval.encoder.train import train_next_item
 from retrieval.fit_fusions import validation_queries
-from retrieval.fit_steps import apart_of, seasons_of
+from retrieval.fit_steps import seasons_of, timing_of
 from retrieval.held_out import without_later
 from retrieval.histories import Timeline, histories_of
 from retrieval.moments import Moment, rolling_lists
@@ -55,13 +55,12 @@ class Teacher:
         lists: list[RerankList],
         histories: list[np.ndarray],
         *,
-        apart: list[np.ndarray] | None = None,
-        seasons: Seasons | None = None,
+        timing: Timing | None = None,
         purpose: str = "",
     ) -> Reranker | None:
         """GPT-2 from these lists and, as a history model, from these histories; None without a list to learn from.
 
-        apart, seasons: see `train_next_item`. purpose: which of several trainings it is, and its checkpoints' name.
+        timing: see `train_next_item`. purpose: which of several trainings it is, and its checkpoints' name.
         """
         config, clock = self.config, self.clock
         with clock.step("train_reranker", f"train the reranker on {len(lists):,} lists{purpose and f' ({purpose})'}"):
@@ -71,7 +70,7 @@ class Teacher:
         if reranker is not None and config.use_history_model and reranker.config.vector_dim:
             with clock.step("train_reranker", f"train GPT-2 on the histories{purpose and f' ({purpose})'}"):
                 history = train_history_model(
-                    self.model, histories, self.stop, config, apart=apart, seasons=seasons, progress=self.progress
+                    self.model, histories, self.stop, config, timing=timing, progress=self.progress
                 )
                 clock.say(f"GPT-2's score: {reranker.add_history(history, self.checks)}")
         return reranker
@@ -108,8 +107,7 @@ class ByTime:
             lists = rolling_lists(moments, known, teacher.model, teacher.config, progress=teacher.progress)
         histories, by_time = histories_of(known), Timeline.of(known)
         seasons = seasons_of(histories, by_time, self.settings, known.n_items)
-        apart = apart_of(by_time, self.settings)
-        return teacher.train(lists, histories, apart=apart, seasons=seasons, purpose=purpose)
+        return teacher.train(lists, histories, timing=timing_of(by_time, self.settings, seasons), purpose=purpose)
 
 
 def stopping_lists(model: TwoStage, stop: World, config: Config) -> LazyLists:
@@ -169,13 +167,12 @@ def train_history_model(
     stop: World,
     config: Config,
     *,
-    apart: list[np.ndarray] | None = None,
-    seasons: Seasons | None = None,
+    timing: Timing | None = None,
     progress: bool = False,
 ) -> HistoryModel:
     """GPT-2 as a language model of these histories, stopped early by the validation users of `stop`.
 
-    apart, seasons: see `train_next_item`.
+    timing: see `train_next_item`.
     """
     users = stop.validation.single(1, seed=config.seed).slice(CHOOSING_USERS, config.seed)
     tokens = item_tokens(model.catalogue, model.trained_vectors, slice(None))
@@ -186,8 +183,7 @@ def train_history_model(
         tokens,
         training=replace(config.history_training, seed=config.seed, later=config.lists.by_time),
         validation=(users.histories, users.targets),
-        apart=apart,
-        seasons=seasons,
+        timing=timing,
         keep_seen=users.keep_seen,
         device=config.device,
         progress="history model" if progress else None,

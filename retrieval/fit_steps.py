@@ -17,7 +17,7 @@ from retrieval.encoder.align import align_head
 from retrieval.encoder.cache import VectorCache
 from retrieval.encoder.finetune import finetune_encoder, wants_finetuning
 from retrieval.encoder.heads import RecallHead
-from retrieval.encoder.seasons import Seasons
+from retrieval.encoder.seasons import Seasons, Timing
 from retrieval.encoder.text_encoder import TextEncoder
 from retrieval.encoder.train import TrainedHead
 from retrieval.held_out import HeldOut
@@ -78,8 +78,7 @@ def train_recall_head(
     validation: Validation | None = None,
     passes: float | None = None,
     space: np.ndarray | None = None,
-    apart: Sequence[np.ndarray] | None = None,
-    seasons: Seasons | None = None,
+    timing: Timing | None = None,
     progress: str | None = None,
 ) -> TrainedHead:
     """The recall head on these histories.
@@ -91,7 +90,7 @@ def train_recall_head(
             with the vectors it was trained with, .1298 with those of a new head, .1388 once they were turned. (Two
             passes more for the head before, instead of a new one, are no way: recall@100 on Amazon Scientific .325
             instead of .344.)
-        apart, seasons: see `train_next_item`.
+        timing: see `train_next_item`.
     """
     trained = fit_head(
         catalogue,
@@ -100,8 +99,7 @@ def train_recall_head(
         training=replace(config.head_training, seed=config.seed, later=config.lists.by_time),
         validation=validation,
         passes=passes,
-        apart=apart,
-        seasons=seasons,
+        timing=timing,
         device=config.device,
         progress=progress,
     )
@@ -128,18 +126,18 @@ def choose_head(
     """
     found = {}
     for later_visits in (True, False) if by_time else (settings.later_visits,):
-        apart = by_time.apart if by_time and later_visits else None
+        timing = timing_of(by_time, replace(settings, later_visits=later_visits))
         found[later_visits] = train_recall_head(
-            catalogue, histories, config, validation=validation, apart=apart, progress=progress
+            catalogue, histories, config, validation=validation, timing=timing, progress=progress
         )
         log.info("later visits %s: NDCG@10 + recall@100 %.4f", later_visits, found[later_visits].figure)
     best = max(found, key=lambda later_visits: found[later_visits].figure)
     return found[best], replace(settings, head_passes=found[best].passes, later_visits=best)
 
 
-def apart_of(by_time: Timeline | None, settings: SourceSettings) -> list[np.ndarray] | None:
-    """What `train_next_item` is told of visits: nothing where any later item is right."""
-    return by_time.apart if by_time is not None and settings.later_visits else None
+def timing_of(by_time: Timeline | None, settings: SourceSettings, seasons: Seasons | None = None) -> Timing:
+    """What `train_next_item` is told of visits, nothing where any later item is right, and of these seasons."""
+    return Timing(by_time.apart if by_time is not None and settings.later_visits else None, seasons)
 
 
 def seasons_of(histories: Sequence[np.ndarray], by_time: Timeline, settings: SourceSettings, n_items: int) -> Seasons:
@@ -165,10 +163,10 @@ def sources_on(
     taste = None
     if by_time is not None:
         seasons = seasons_of(histories, by_time, settings, catalogue.n_items)
-        apart = apart_of(by_time, settings)
+        timing = timing_of(by_time, settings, seasons)
         progress = None if label is None else f"{label} taste".strip()
         trained = train_recall_head(
-            catalogue, histories, config, passes=settings.head_passes, apart=apart, seasons=seasons, progress=progress
+            catalogue, histories, config, passes=settings.head_passes, timing=timing, progress=progress
         )
         taste = trained.head, seasons.now
     return fit_sources(
@@ -202,9 +200,9 @@ def sources_in_space(
             bars.
     """
     progress = None if label is None else f"{label} head".strip()
-    apart = apart_of(by_time, settings)
+    timing = timing_of(by_time, settings)
     head = train_recall_head(
-        catalogue, histories, config, passes=settings.head_passes, space=space, apart=apart, progress=progress
+        catalogue, histories, config, passes=settings.head_passes, space=space, timing=timing, progress=progress
     )
     return sources_on(catalogue, histories, head.head, settings, config, by_time=by_time, label=label)
 

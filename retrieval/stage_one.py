@@ -13,7 +13,7 @@ import scipy.sparse as sp
 from indexes import build_index
 from retrieval.catalogue import Catalogue
 from retrieval.encoder.heads import HeadConfig, RecallHead
-from retrieval.encoder.seasons import Seasons
+from retrieval.encoder.seasons import Timing
 from retrieval.encoder.steps import HeadTraining
 from retrieval.encoder.train import TrainedHead, embed_items, embed_users, train_head
 from retrieval.histories import Timeline
@@ -145,8 +145,7 @@ def fit_head(
     training: HeadTraining,
     validation: Validation | None = None,
     passes: float | None = None,
-    apart: Sequence[np.ndarray] | None = None,
-    seasons: Seasons | None = None,
+    timing: Timing | None = None,
     device: str = "auto",
     progress: str | None = None,
 ) -> TrainedHead:
@@ -159,8 +158,7 @@ def fit_head(
         training=training,
         validation=(small.histories, small.targets) if small else None,
         passes=passes,
-        apart=apart,
-        seasons=seasons,
+        timing=timing,
         keep_seen=small.keep_seen if small else False,
         device=device,
         progress=progress,

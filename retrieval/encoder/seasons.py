@@ -51,3 +51,15 @@ class Seasons:
             shares -= shares[:, ever > 0].mean()
             now -= now[ever > 0].mean()
         return cls(eras, shares.astype(np.float32), np.where(ever > 0, now, 0).astype(np.float32))
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What is told of time where a next-item model learns from histories.
+
+    apart: per history, see `retrieval.histories.first_apart`: of later items only those of later visits are right.
+    seasons: of the histories; what the model says is then beside how popular items are, not with it.
+    """
+
+    apart: Sequence[np.ndarray] | None = None
+    seasons: Seasons | None = None

@@ -16,7 +16,7 @@ from torch import Tensor
 from rerank import HistoryModel
 from retrieval.encoder.head_config import HeadTraining
 from retrieval.encoder.heads import RecallHead
-from retrieval.encoder.seasons import Seasons
+from retrieval.encoder.seasons import Timing
 from retrieval.encoder.softmax_loss import softmax_loss
 from retrieval.encoder.text_encoder import has_fast_bfloat16
 
@@ -160,14 +160,10 @@ class HeadTrainer:
         pieces: list[np.ndarray],
         training: HeadTraining,
         rng: np.random.Generator,
-        apart: list[np.ndarray] | None = None,
-        seasons: Seasons | None = None,
+        timing: Timing,
     ) -> None:
-        """apart: beside every piece, the first place of it that lies a visit after each (see `first_apart`).
-
-        seasons: the same popularity, and eras beside every piece.
-        """
-        self.apart = apart
+        """timing: of the pieces."""
+        self.apart, seasons = timing.apart, timing.seasons
         self.seasons = seasons and (seasons.eras, torch.from_numpy(seasons.popularity).to(text.device))
         self.head, self.text, self.pieces, self.training, self.rng = head, text, pieces, training, rng
         self.lengths = np.array([len(piece) for piece in pieces])

@@ -17,7 +17,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from retrieval.encoder.heads import HeadConfig, RecallHead
-from retrieval.encoder.seasons import Seasons
+from retrieval.encoder.seasons import Seasons, Timing
 from retrieval.encoder.steps import HeadTrainer, HeadTraining, NextItemModel, pad_histories, windows, windows_of_places
 from retrieval.encoder.text_encoder import resolve_device
 from retrieval.ranks import rank_gains, target_ranks
@@ -114,8 +114,7 @@ def train_head(
     training: HeadTraining,
     validation: tuple[Sequence[np.ndarray], np.ndarray] | None = None,
     passes: float | None = None,
-    apart: Sequence[np.ndarray] | None = None,
-    seasons: Seasons | None = None,
+    timing: Timing | None = None,
     keep_seen: bool = False,
     device: str = "auto",
     progress: str | None = None,
@@ -129,8 +128,7 @@ def train_head(
         training=training,
         validation=validation,
         passes=passes,
-        apart=apart,
-        seasons=seasons,
+        timing=timing,
         keep_seen=keep_seen,
         device=device,
         progress=progress,
@@ -145,8 +143,7 @@ def train_next_item(
     training: HeadTraining,
     validation: tuple[Sequence[np.ndarray], np.ndarray] | None = None,
     passes: float | None = None,
-    apart: Sequence[np.ndarray] | None = None,
-    seasons: Seasons | None = None,
+    timing: Timing | None = None,
     keep_seen: bool = False,
     device: str = "auto",
     progress: str | None = None,
@@ -157,8 +154,7 @@ def train_next_item(
         make: a new model; its random numbers follow the training's seed.
         validation: histories and one target row each; the round with the best recall@100 + NDCG@10 is returned.
         passes: without validation: train exactly so long (a refit, with the passes found before).
-        apart: per history, see `retrieval.histories.first_apart`; of later items only those of later visits are right.
-        seasons: of these histories; what the model says is then beside how popular items are, not with it.
+        timing: of these histories, where it is known; else any later item is right, and popularity is learned.
 
     Raises:
         ValueError: no history has two items, so there is nothing to predict; or neither validation nor passes.
@@ -171,7 +167,8 @@ def train_next_item(
     torch.manual_seed(training.seed)
     place, rng = resolve_device(device), np.random.default_rng(training.seed)
     head = make().to(place)
-    trainer = _trainer_of(head, histories, torch.from_numpy(vectors).to(place), training, rng, apart, seasons)
+    trainer = _trainer_of(head, histories, torch.from_numpy(vectors).to(place), training, rng, timing)
+    seasons = timing.seasons if timing else None
     limit = training.max_passes if passes is None else passes
     total, every = max(1, round(limit * trainer.steps_per_pass)), _round_steps(trainer, training)
     started, curve = time.monotonic(), list[dict[str, float]]()
@@ -209,15 +206,16 @@ def _trainer_of(
     vectors: Tensor,
     training: HeadTraining,
     rng: np.random.Generator,
-    apart: Sequence[np.ndarray] | None,
-    seasons: Seasons | None,
+    timing: Timing | None,
 ) -> HeadTrainer:
     """Over the windows of these histories."""
     length, most = head.config.history_items, training.max_windows
-    places = None if apart is None else windows_of_places(apart, length, most)
-    if seasons is not None:
-        seasons = replace(seasons, eras=windows(seasons.eras, length, most))
-    return HeadTrainer(head, vectors, windows(histories, length, most), training, rng, places, seasons)
+    apart, seasons = (timing.apart, timing.seasons) if timing else (None, None)
+    cut = Timing(
+        None if apart is None else windows_of_places(apart, length, most),
+        None if seasons is None else replace(seasons, eras=windows(seasons.eras, length, most)),
+    )
+    return HeadTrainer(head, vectors, windows(histories, length, most), training, rng, cut)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import pytest
 
 from retrieval.encoder import train as training_of_heads
 from retrieval.encoder.head_config import HeadConfig, HeadTraining
+from retrieval.encoder.seasons import Timing
 from retrieval.encoder.steps import later_places, windows, windows_of_places
 from retrieval.encoder.train import embed_items, embed_users, train_head
 from retrieval.fit import fit
@@ -72,7 +73,9 @@ def nearest(apart: list[np.ndarray] | None) -> int:
     training = HeadTraining(batch_positions=32, learning_rate=0.01, warmup_steps=5, later=True, near=0.0)
     config = HeadConfig(dim=16, n_layers=1, n_heads=2, history_items=6)
     vectors = random_rows(7, 8)
-    trained = train_head(VISITS, vectors, config=config, training=training, passes=25, apart=apart, device="cpu")
+    trained = train_head(
+        VISITS, vectors, config=config, training=training, passes=25, timing=Timing(apart), device="cpu"
+    )
     found = embed_items(trained.head, vectors)
     return 1 + int((embed_users(trained.head, found, [np.array([0])]) @ found[1:].T).argmax())
 
@@ -89,9 +92,10 @@ def test_validation_says_whether_the_models_of_a_fit_learn_of_later_visits(
     told: list[tuple[list[int], list[int] | None]] = []
     real = training_of_heads.train_next_item
 
-    def watched(make, histories, *arguments, apart=None, **options):
+    def watched(make, histories, *arguments, timing=None, **options):
+        apart = timing and timing.apart
         told.append(([len(one) for one in histories], None if apart is None else [len(one) for one in apart]))
-        trained = real(make, histories, *arguments, apart=apart, **options)
+        trained = real(make, histories, *arguments, timing=timing, **options)
         for record in trained.curve:
             if "ndcg@10" in record:
                 record["ndcg@10"] += 9.0 * ((apart is not None) == visits_help)

@@ -8,7 +8,7 @@ import torch
 
 from retrieval.encoder import steps
 from retrieval.encoder.head_config import HeadConfig, HeadTraining
-from retrieval.encoder.seasons import Seasons
+from retrieval.encoder.seasons import Seasons, Timing
 from retrieval.encoder.train import embed_items, embed_users, train_head
 from retrieval.fit_steps import seasons_of
 from retrieval.histories import Timeline, histories_of
@@ -83,7 +83,9 @@ ERAS = [np.full(2, int(season)) for season in SEASON]
 def best_after(first: int, *, seasons: Seasons | None, now: np.ndarray | None = None) -> int:
     training = HeadTraining(batch_positions=40, learning_rate=0.01, warmup_steps=5, label_smoothing=0.0)
     vectors = random_rows(5, 8)
-    trained = train_head(HISTORIES, vectors, config=CONFIG, training=training, passes=60, seasons=seasons, device="cpu")
+    trained = train_head(
+        HISTORIES, vectors, config=CONFIG, training=training, passes=60, timing=Timing(seasons=seasons), device="cpu"
+    )
     items = embed_items(trained.head, vectors)
     logits = embed_users(trained.head, items, [np.array([first])]) @ items.T * trained.head.log_scale.exp().item()
     return 2 + int((logits[0] + (0 if now is None else now))[2:].argmax())
@@ -108,7 +110,7 @@ def test_validation_asks_beside_the_popularity_of_today():
         config=CONFIG,
         training=training,
         validation=asked,
-        seasons=seasons,
+        timing=Timing(seasons=seasons),
         keep_seen=True,
         device="cpu",
     )
