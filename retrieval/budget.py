@@ -22,6 +22,7 @@ HEAD_S_PER_PASS = 2.0  # at 60,000 interactions over 4,400 items
 _HEAD_INTERACTIONS, _HEAD_ITEMS = 60_000, 4_400
 _USABLE = 0.9
 _HEAD_SHARE, _HISTORY_SHARE, _VALIDATION_SHARE = 0.4, 0.15, 0.15  # of the time; the reranker's lists have the rest
+_HEAD_SHARE_BY_TIME = 0.5
 _FEW_FOLDS, _FEW_MOMENTS = 2, 4
 _TRAININGS_BY_TIME = 3  # of GPT-2 (see `ByTime`)
 _ENOUGH_PASSES = 10  # of the head; only then is it trained for more than _FEW_FOLDS folds
@@ -55,10 +56,11 @@ def within_budget(
         )
     usable_s = 60 * minutes * _USABLE * speed  # in seconds of two cores
     pass_s = head_pass_s(n_interactions, n_items)
-    all_heads_s, enough_s = usable_s * _HEAD_SHARE, _ENOUGH_PASSES * pass_s
+    head_share = _HEAD_SHARE_BY_TIME if config.lists.by_time else _HEAD_SHARE
+    all_heads_s, enough_s = usable_s * head_share, _ENOUGH_PASSES * pass_s
     # The head is trained with validation (by time in two ways, see `choose_head`), without each of the folds or until
-    # each of the moments, and on everything; by time the head of taste stands beside each.
-    n_whole, per_part = (3, 2) if config.lists.by_time else (1, 1)
+    # each of the moments, and on everything; by time two further heads stand beside each.
+    n_whole, per_part = (4, 3) if config.lists.by_time else (1, 1)
     lists = _parts_of(config.lists, n_interactions, (int(all_heads_s / enough_s) - n_whole) // per_part)
     n_heads = n_whole + per_part * (lists.moments if lists.by_time else lists.folds * lists.rounds)
     head_s = all_heads_s / n_heads

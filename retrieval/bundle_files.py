@@ -14,7 +14,7 @@ from indexes.manifest import check_file
 from retrieval.config import Config, config_from
 
 KIND = "tandem-bundle"
-FORMAT_VERSION = 11
+FORMAT_VERSION = 12
 _PARTS = ("items.parquet", "users.parquet", "vectors.safetensors", "head.safetensors", "sources.safetensors")
 _PARTS += ("config.json", "settings.json", "fusion.json", "sources.json")
 

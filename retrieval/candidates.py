@@ -19,7 +19,7 @@ from retrieval.sources.fresh import FreshSource
 from retrieval.sources.popular import PopularSource
 from retrieval.sources.recent import RecentSource
 
-READING = ("dense", "taste", "neighbours", "transitions", "walk", "content", "lexical")
+READING = ("dense", "taste", "second", "neighbours", "transitions", "walk", "content", "lexical")
 """Sources that can say something of an item nobody took: by its text, or by what it borrows (`retrieval.lending`)."""
 COUNTING = (PopularSource.name, RecentSource.name, FreshSource.name)
 SHARES = (FreshSource.name,)

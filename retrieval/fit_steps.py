@@ -31,6 +31,7 @@ from retrieval.new_items import (
 from retrieval.sources import Source
 from retrieval.sources.recent import recent_counts
 from retrieval.stage_one import (
+    FurtherHead,
     SourceSettings,
     Validation,
     fit_head,
@@ -146,6 +147,33 @@ def seasons_of(histories: Sequence[np.ndarray], by_time: Timeline, settings: Sou
     return Seasons.of(histories, by_time.eras, lately)
 
 
+def further_heads(
+    catalogue: Catalogue,
+    histories: Sequence[np.ndarray],
+    settings: SourceSettings,
+    config: Config,
+    *,
+    by_time: Timeline,
+    label: str | None = None,
+) -> list[FurtherHead]:
+    """By time two heads beside the recall head, each trained as long as it: `taste` of the same later items but beside
+    the seasons, `second` of those of the other kind. label: see `sources_in_space`."""
+    seasons = seasons_of(histories, by_time, settings, catalogue.n_items)
+    other = replace(settings, later_visits=not settings.later_visits)
+    told = {
+        "taste": (timing_of(by_time, settings, seasons), seasons.now),
+        "second": (timing_of(by_time, other), np.zeros_like(seasons.now)),
+    }
+    found = []
+    for name, (timing, beside) in told.items():
+        progress = None if label is None else f"{label} {name}".strip()
+        trained = train_recall_head(
+            catalogue, histories, config, passes=settings.head_passes, timing=timing, progress=progress
+        )
+        found.append(FurtherHead(name, trained.head, beside))
+    return found
+
+
 def sources_on(
     catalogue: Catalogue,
     histories: Sequence[np.ndarray],
@@ -156,19 +184,10 @@ def sources_on(
     by_time: Timeline | None = None,
     label: str | None = None,
 ) -> tuple[Source, ...]:
-    """All candidate sources, fitted on these histories; by_time: see `fit_sources`; label: see `sources_in_space`.
-
-    By time another head learns as long as the recall head did, but beside the seasons.
-    """
-    taste = None
+    """All candidate sources, fitted on these histories; by_time: see `fit_sources`; label: see `sources_in_space`."""
+    further = list[FurtherHead]()
     if by_time is not None:
-        seasons = seasons_of(histories, by_time, settings, catalogue.n_items)
-        timing = timing_of(by_time, settings, seasons)
-        progress = None if label is None else f"{label} taste".strip()
-        trained = train_recall_head(
-            catalogue, histories, config, passes=settings.head_passes, timing=timing, progress=progress
-        )
-        taste = trained.head, seasons.now
+        further = further_heads(catalogue, histories, settings, config, by_time=by_time, label=label)
     return fit_sources(
         catalogue,
         histories,
@@ -176,7 +195,7 @@ def sources_on(
         settings,
         keep_seen=config.keep_seen,
         by_time=by_time,
-        taste=taste,
+        further=further,
         family=config.index.family,
         seed=config.seed,
         device=config.device,

@@ -22,6 +22,7 @@ from retrieval.sources import (
     ContentSource,
     DenseSource,
     FreshSource,
+    HeadSource,
     ItemItemSource,
     LexicalSource,
     PopularSource,
@@ -29,7 +30,6 @@ from retrieval.sources import (
     RecentSource,
     RepeatSource,
     Source,
-    TasteSource,
 )
 from retrieval.sources.item_items import (
     cosine_matrix,
@@ -55,7 +55,7 @@ class SourceSettings:
     transitions_*: see `transition_matrix`. walk_power: see `walk_matrix`.
     content_decay: of the history's items in the content source; 0 reads the history as one text.
     recent_share: see `RecentSource`.
-    head_passes: how long the head is trained when it is fitted again on other data, and the head of taste.
+    head_passes: how long the head is trained when it is fitted again on other data, and the further heads.
     later_visits: whether by time the head and the history model learn what is taken on later visits alone (see
         `HeadTraining.near`), or any later item.
     """
@@ -75,6 +75,15 @@ class SourceSettings:
     recent_share: float = 0.1
     head_passes: float = 8.0
     later_visits: bool = True
+
+
+@dataclass(frozen=True)
+class FurtherHead:
+    """A head beside the recall head, for a `HeadSource` of this name; beside: see there."""
+
+    name: str
+    head: RecallHead
+    beside: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -173,7 +182,7 @@ def fit_sources(
     *,
     keep_seen: bool,
     by_time: Timeline | None = None,
-    taste: tuple[RecallHead, np.ndarray] | None = None,
+    further: Sequence[FurtherHead] = (),
     family: str = "auto",
     seed: int = 0,
     device: str = "auto",
@@ -181,7 +190,7 @@ def fit_sources(
     """All sources, fitted on these histories.
 
     `repeat` is there only where seen items may come again, `recent` and `fresh` where it is told when items were taken
-    (`by_time`), and `taste` with a head that learned beside seasons, and their `now`.
+    (`by_time`).
     """
     n_items, histories = catalogue.n_items, list(histories)
     popular = PopularSource.fit(histories, n_items)
@@ -220,9 +229,9 @@ def fit_sources(
     if by_time is not None:
         sources.append(RecentSource.fit(by_time.items, n_items, share=settings.recent_share))
         sources.append(FreshSource.fit(by_time.items, by_time.times, n_items, newest=by_time.newest))
-    if taste is not None:
-        lent = lend_residuals(taste[0], lenders, popular.untaken)
-        sources.append(TasteSource.of(lent, catalogue.text_vectors, taste[1]))
+    for one in further:
+        lent = lend_residuals(one.head, lenders, popular.untaken)
+        sources.append(HeadSource.of(one.name, lent, catalogue.text_vectors, one.beside))
     return tuple(sources)
 
 

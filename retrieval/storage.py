@@ -9,7 +9,7 @@ users.parquet         user_id, the item rows of its history, oldest first, and i
 vectors.safetensors   float32: text vectors (n_items, text_dim), item vectors (n_items, dim), those that GPT-2 learned
 head.safetensors      the trained recall head
 sources.safetensors   item-item matrices in CSR parts, what was learned of them apart from texts; popularity; the
-                      head of taste
+                      further heads
 config.json fusion.json evaluation.json      plain JSON
 manifest.json         format version, sha256 and size of every file, model fingerprints, counts, figures
 """

@@ -27,17 +27,16 @@ from retrieval.sources import (
     ContentSource,
     DenseSource,
     FreshSource,
+    HeadSource,
     ItemItemSource,
     LexicalSource,
     PopularSource,
     RecentSource,
     RepeatSource,
     Source,
-    TasteSource,
 )
 
 _CSR = ("data", "indices", "indptr")
-_TASTE = "taste.head."
 
 
 def save_sources(directory: Path, sources: Sequence[Source]) -> None:
@@ -60,9 +59,10 @@ def _arrays(sources: Sequence[Source]) -> dict[str, np.ndarray]:
             arrays[f"{source.name}.scores"] = source.scores
         elif isinstance(source, FreshSource):
             arrays |= {"fresh.edges": source.edges, "fresh.shares": source.shares}
-        elif isinstance(source, TasteSource):
-            arrays |= {"taste.vectors": source.item_vectors, "taste.now": source.now}
-            arrays |= {f"{_TASTE}{name}": value.cpu().numpy() for name, value in source.head.state_dict().items()}
+        elif isinstance(source, HeadSource):
+            name, weights = source.name, source.head.state_dict()
+            arrays |= {f"{name}.vectors": source.item_vectors, f"{name}.beside": source.beside}
+            arrays |= {f"{name}.head.{part}": value.cpu().numpy() for part, value in weights.items()}
     return arrays
 
 
@@ -104,10 +104,11 @@ def load_sources(
         if name == DenseSource.name:
             index = on_device(load_index(directory / "index" / "items", verify=verify), device)
             sources.append(DenseSource(head, index, item_vectors))
-        elif name == TasteSource.name:
-            own = {key: torch.from_numpy(value) for key, value in arrays.items() if key.startswith(_TASTE)}
-            taste = loaded({key.removeprefix(_TASTE): value for key, value in own.items()})
-            sources.append(TasteSource(taste, arrays["taste.vectors"], arrays["taste.now"]))
+        elif f"{name}.beside" in arrays:
+            start = f"{name}.head."
+            own = {key: torch.from_numpy(value) for key, value in arrays.items() if key.startswith(start)}
+            further = loaded({key.removeprefix(start): value for key, value in own.items()})
+            sources.append(HeadSource(name, further, arrays[f"{name}.vectors"], arrays[f"{name}.beside"]))
         elif name == ContentSource.name:
             vectors = catalogue.text_vectors
             sources.append(ContentSource(catalogue.encoder, catalogue.index, vectors, decay=fact["decay"]))

@@ -27,13 +27,13 @@ from retrieval.sources import (
     ContentSource,
     DenseSource,
     FreshSource,
+    HeadSource,
     ItemItemSource,
     LexicalSource,
     PopularSource,
     RecentSource,
     RepeatSource,
     Source,
-    TasteSource,
 )
 from retrieval.sources.popular import UNTAKEN
 
@@ -126,8 +126,9 @@ class _Moved:
             head = self._head(source.head)
             vectors = embed_items(head, catalogue.text_vectors)
             return DenseSource(head, index_like(source.index, vectors, self.recommender.config), vectors)
-        if isinstance(source, TasteSource):
-            return TasteSource.of(self._head(source.head), catalogue.text_vectors, self._numbers(source.now))
+        if isinstance(source, HeadSource):
+            head, beside = self._head(source.head), self._numbers(source.beside)
+            return HeadSource.of(source.name, head, catalogue.text_vectors, beside)
         if isinstance(source, ItemItemSource):
             return self._links(source)
         if isinstance(source, ContentSource):

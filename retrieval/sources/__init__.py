@@ -1,7 +1,7 @@
 """Candidate sources behind one protocol: whatever scores items for users from their histories."""
 
 from retrieval.sources.base import UNKNOWN_VISIT, Queries, Scan, Source, visits_of
-from retrieval.sources.dense import ContentSource, DenseSource, TasteSource
+from retrieval.sources.dense import ContentSource, DenseSource, HeadSource
 from retrieval.sources.fresh import FreshSource
 from retrieval.sources.item_items import ItemItemSource
 from retrieval.sources.lexical import LexicalSource
@@ -14,6 +14,7 @@ __all__ = [
     "ContentSource",
     "DenseSource",
     "FreshSource",
+    "HeadSource",
     "ItemItemSource",
     "LexicalSource",
     "PopularSource",
@@ -22,6 +23,5 @@ __all__ = [
     "RepeatSource",
     "Scan",
     "Source",
-    "TasteSource",
     "visits_of",
 ]

@@ -1,6 +1,8 @@
-"""What a head that knows of seasons learns, and the source `taste` that asks it."""
+"""What a head that knows of seasons learns, and the sources that ask further heads: `taste` and `second`."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,10 +12,10 @@ from retrieval.encoder import steps
 from retrieval.encoder.head_config import HeadConfig, HeadTraining
 from retrieval.encoder.seasons import Seasons, Timing
 from retrieval.encoder.train import embed_items, embed_users, train_head
-from retrieval.fit_steps import seasons_of
+from retrieval.fit_steps import seasons_of, timing_of, train_recall_head
 from retrieval.histories import Timeline, histories_of
 from retrieval.recommend import Recommender
-from retrieval.sources import Queries, TasteSource
+from retrieval.sources import HeadSource, Queries
 from retrieval.storage import load_bundle, save_bundle
 from retrieval.update import replace_catalogue
 from tests.retrieval.test_heads import random_rows
@@ -117,26 +119,51 @@ def test_validation_asks_beside_the_popularity_of_today():
     assert trained.curve[0]["ndcg@10"] == 1
 
 
-def taste_of(recommender: Recommender) -> TasteSource:
-    return next(source for source in recommender.model.sources if isinstance(source, TasteSource))
+FURTHER = ("taste", "second")
 
 
-def test_a_fit_by_time_has_it_and_a_fit_by_the_newest_item_has_not(by_time, interactions, fitted):
+def further(recommender: Recommender, name: str) -> HeadSource:
+    sources = [source for source in recommender.model.sources if isinstance(source, HeadSource)]
+    assert [source.name for source in sources] == list(FURTHER)
+    return sources[FURTHER.index(name)]
+
+
+def test_a_fit_by_time_has_them_and_a_fit_by_the_newest_item_has_not(by_time, interactions, fitted):
     histories, line = histories_of(interactions), Timeline.of(interactions)
-    expected = seasons_of(histories, line, by_time.settings, interactions.n_items)
-    np.testing.assert_array_equal(taste_of(by_time).now, expected.now)
-    assert "taste_score" in by_time.model.recall_fusion.names
-    assert "new_taste" in by_time.model.recall_fusion.names
-    assert not any(isinstance(source, TasteSource) for source in fitted.model.sources)
+    seasons = seasons_of(histories, line, by_time.settings, interactions.n_items)
+    np.testing.assert_array_equal(further(by_time, "taste").beside, seasons.now)
+    assert not further(by_time, "second").beside.any()
+    names = by_time.model.recall_fusion.names
+    assert {f"{start}{name}{end}" for name in FURTHER for start, end in (("", "_score"), ("new_", ""))} <= set(names)
+    assert not any(isinstance(source, HeadSource) for source in fitted.model.sources)
 
 
-def test_scores_are_log_odds_above_the_average_item(by_time):
-    source, history = taste_of(by_time), np.array([3, 5])
+def test_one_learns_beside_seasons_and_one_of_the_other_later_items(by_time, interactions):
+    histories, line, settings = histories_of(interactions), Timeline.of(interactions), by_time.settings
+    catalogue, taken = by_time.model.catalogue, ~by_time.model.popular.untaken
+    other = replace(settings, later_visits=not settings.later_visits)
+
+    def vectors(timing: Timing) -> np.ndarray:
+        passes = settings.head_passes
+        head = train_recall_head(catalogue, histories, by_time.config, passes=passes, timing=timing).head
+        return embed_items(head, catalogue.text_vectors)[taken]
+
+    seasons = seasons_of(histories, line, settings, interactions.n_items)
+    beside, second = vectors(timing_of(line, settings, seasons)), vectors(timing_of(line, other))
+    np.testing.assert_allclose(further(by_time, "taste").item_vectors[taken], beside, atol=1e-5)
+    np.testing.assert_allclose(further(by_time, "second").item_vectors[taken], second, atol=1e-5)
+    alike = vectors(timing_of(line, settings))
+    assert min(np.abs(alike - beside).max(), np.abs(alike - second).max()) > 1e-3
+
+
+@pytest.mark.parametrize("name", FURTHER)
+def test_scores_are_log_odds_above_the_average_item(by_time, name):
+    source, history = further(by_time, name), np.array([3, 5])
     nobody = np.empty(0, dtype=np.int64)
     scan = source.scan(Queries((history, nobody), (history, nobody), ("", "")))
-    every = np.tile(np.arange(len(source.now)), (2, 1))
+    every = np.tile(np.arange(len(source.beside)), (2, 1))
     user = embed_users(source.head, source.item_vectors, [history])[0] * source.head.log_scale.exp().item()
-    logits = source.item_vectors @ user + source.now
+    logits = source.item_vectors @ user + source.beside
     np.testing.assert_allclose(scan.at(every)[0], logits - logits.mean(), atol=1e-4)
     assert not scan.at(every)[1].any()
     found = scan.top(4).rows
@@ -145,25 +172,26 @@ def test_scores_are_log_odds_above_the_average_item(by_time):
     assert list(found[0]) == [row for row in np.argsort(-logits) if row not in (3, 5)][:4]
 
 
-def test_a_bundle_keeps_it(by_time, tmp_path):
+def test_a_bundle_keeps_them(by_time, tmp_path):
     save_bundle(tmp_path, by_time)
     loaded = load_bundle(tmp_path, device="cpu")
-    own, kept = taste_of(by_time), taste_of(loaded)
-    np.testing.assert_array_equal(kept.item_vectors, own.item_vectors)
-    np.testing.assert_array_equal(kept.now, own.now)
+    for own, kept in ((further(by_time, name), further(loaded, name)) for name in FURTHER):
+        np.testing.assert_array_equal(kept.item_vectors, own.item_vectors)
+        np.testing.assert_array_equal(kept.beside, own.beside)
     for user in by_time.users.ids[:5]:
         assert loaded.recommend(user).item_ids == by_time.recommend(user).item_ids
 
 
-def test_a_new_catalogue_keeps_it_and_places_new_items(by_time):
+@pytest.mark.parametrize("name", FURTHER)
+def test_a_new_catalogue_keeps_them_and_places_new_items(by_time, name):
     frame = by_time.model.catalogue.items.frame.iloc[::-1].reset_index(drop=True)
     frame = frame.assign(item_id=frame["item_id"].replace(item_id("toy", 0), "brand-new"))
     changed = replace_catalogue(by_time, make_items(frame))
-    own, moved = taste_of(by_time), taste_of(changed)
+    own, moved = further(by_time, name), further(changed, name)
     new = int(changed.item_ids.to_rows(["brand-new"])[0])
     others = np.arange(len(frame)) != new
-    np.testing.assert_array_equal(moved.now[others], own.now[::-1][others])
-    assert moved.now[new] == 0
+    np.testing.assert_array_equal(moved.beside[others], own.beside[::-1][others])
+    assert moved.beside[new] == 0
     taken = others & ~by_time.model.popular.untaken[::-1]
     np.testing.assert_allclose(moved.item_vectors[taken], own.item_vectors[::-1][taken], atol=1e-6)
     assert np.linalg.norm(moved.item_vectors[new]) == pytest.approx(1, abs=1e-5)
