@@ -150,15 +150,19 @@ class Reranker:
             for entry, is_long in zip(encoded, long, strict=True)
         ]
 
-    def add_history(self, model: HistoryModel, lists: Sequence[TrainingList]) -> Blend:
+    def add_history(self, model: HistoryModel, lists: Sequence[TrainingList], *, blend: Blend | None = None) -> Blend:
         """Let a history model's score count from now on, as much as these lists say; where they say not at all, the
         reranker stays as it was.
 
         Args:
             lists: none that the history model or the reranker learned from.
+            blend: how much it counts, where that is known; the lists are not read then.
         """
         inputs, labels = [entry.input for entry in lists], [entry.labels for entry in lists]
-        tried = Blended(model.to(self.scorer.embedder.device).eval(), Blend(), self.scorer.dtype)
+        tried = Blended(model.to(self.scorer.embedder.device).eval(), blend or Blend(), self.scorer.dtype)
+        if blend is not None:
+            self.history = tried
+            return blend
         cross, history = self._cross_scores(inputs), tried.scorer.score_many(inputs)
         blend = fit_blend(self._priors(inputs), cross, history, labels)
         self.history = replace(tried, blend=blend) if blend.history > 0 else None

@@ -22,7 +22,7 @@ HEAD_S_PER_PASS = 2.0  # at 60,000 interactions over 4,400 items
 _HEAD_INTERACTIONS, _HEAD_ITEMS = 60_000, 4_400
 _USABLE = 0.9
 _HEAD_SHARE, _HISTORY_SHARE, _VALIDATION_SHARE = 0.4, 0.15, 0.15  # of the time; the reranker's lists have the rest
-_HEAD_SHARE_BY_TIME = 0.5
+_HEAD_SHARE_BY_TIME = 0.6
 _FEW_FOLDS, _FEW_MOMENTS = 2, 4
 _TRAININGS_BY_TIME = 3  # of GPT-2 (see `ByTime`)
 _ENOUGH_PASSES = 10  # of the head; only then is it trained for more than _FEW_FOLDS folds
@@ -58,9 +58,10 @@ def within_budget(
     pass_s = head_pass_s(n_interactions, n_items)
     head_share = _HEAD_SHARE_BY_TIME if config.lists.by_time else _HEAD_SHARE
     all_heads_s, enough_s = usable_s * head_share, _ENOUGH_PASSES * pass_s
-    # The head is trained with validation (by time in two ways, see `choose_head`), without each of the folds or until
-    # each of the moments, and on everything; by time two further heads stand beside each.
-    n_whole, per_part = (4, 3) if config.lists.by_time else (1, 1)
+    # The head is trained with validation, without each of the folds or until each of the moments, and on everything;
+    # by time with validation in two ways (see `choose_head`), and two further heads stand beside each. By folds the
+    # one on everything is paid by the tenth that is kept back.
+    n_whole, per_part = (7, 3) if config.lists.by_time else (1, 1)
     lists = _parts_of(config.lists, n_interactions, (int(all_heads_s / enough_s) - n_whole) // per_part)
     n_heads = n_whole + per_part * (lists.moments if lists.by_time else lists.folds * lists.rounds)
     head_s = all_heads_s / n_heads

@@ -6,8 +6,12 @@ Nothing of what serves a bundle is imported here (no torch): looking at one cost
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file as save_arrays
 
 from indexes import DamagedArtefact, Manifest, load_index, read_manifest, resolve, verify_directory
 from indexes.manifest import check_file
@@ -64,6 +68,11 @@ def config_of(bundle: Path) -> Config:
     directory, manifest = open_bundle(bundle, verify=False)
     check_file(directory / "config.json", manifest.files["config.json"])
     return config_from(read_json(directory / "config.json"))
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """As safetensors, whatever order they lie in: that library writes memory as it is and reads it as C order."""
+    save_arrays({name: np.ascontiguousarray(array) for name, array in arrays.items()}, path)
 
 
 def write_json(path: Path, values: Any) -> None:

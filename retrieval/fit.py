@@ -217,7 +217,7 @@ def _fit_second_stage(
         fusion = fit_final_fusion(draft, beside, weighing, config, base=without)
     full = replace(draft, reranker=reranker, final_fusion=fusion)
     if by_time is not None and full.rerank_counts:
-        full = replace(full, reranker=by_time.now() or reranker)
+        full = replace(full, reranker=by_time.now(reranker) or reranker)
     return plain, full
 
 

@@ -25,7 +25,7 @@ from retrieval.moments import Moment, rolling_lists
 from retrieval.new_items import World
 from retrieval.rerank_lists import LazyLists, RerankList, list_of
 from retrieval.stage_one import CHOOSING_USERS, SourceSettings, in_batches, sub_queries
-from retrieval.two_stage import TwoStage, batch_size, final_feature_names, item_tokens
+from retrieval.two_stage import TwoStage, batch_size, final_feature_names, item_tokens, trained_vectors_of
 
 log = logging.getLogger(__name__)
 
@@ -55,24 +55,37 @@ class Teacher:
         lists: list[RerankList],
         histories: list[np.ndarray],
         *,
+        vectors: np.ndarray | None = None,
         timing: Timing | None = None,
+        like: Reranker | None = None,
         purpose: str = "",
     ) -> Reranker | None:
         """GPT-2 from these lists and, as a history model, from these histories; None without a list to learn from.
 
-        timing: see `train_next_item`. purpose: which of several trainings it is, and its checkpoints' name.
+        Args:
+            vectors, timing: see `train_history_model`.
+            like: takes its blend over, where what is learned from reaches into the time the checks ask about.
+            purpose: which of several trainings it is, and its checkpoints' name.
         """
         config, clock = self.config, self.clock
         with clock.step("train_reranker", f"train the reranker on {len(lists):,} lists{purpose and f' ({purpose})'}"):
             place = self.checkpoints / purpose if self.checkpoints else None
             reranker = train_on_lists(self.model, lists, self.checks, config, progress=self.progress, checkpoints=place)
         # A reranker that reads words alone is also asked without vectors, and a history model reads nothing else.
-        if reranker is not None and config.use_history_model and reranker.config.vector_dim:
+        wanted = config.use_history_model and (like is None or like.history is not None)
+        if reranker is not None and wanted and reranker.config.vector_dim:
+            blend = like.history.blend if like and like.history else None
             with clock.step("train_reranker", f"train GPT-2 on the histories{purpose and f' ({purpose})'}"):
                 history = train_history_model(
-                    self.model, histories, self.stop, config, timing=timing, progress=self.progress
+                    self.model,
+                    histories,
+                    self.stop,
+                    config,
+                    vectors=vectors,
+                    timing=timing,
+                    progress=self.progress,
                 )
-                clock.say(f"GPT-2's score: {reranker.add_history(history, self.checks)}")
+                clock.say(f"GPT-2's score: {reranker.add_history(history, self.checks, blend=blend)}")
         return reranker
 
 
@@ -90,24 +103,36 @@ class ByTime:
     settings: SourceSettings
 
     def at(self, number: int) -> Reranker | None:
-        """What it would have said at one of the moments: it saw nothing of what was taken from then on."""
-        until = time_split(self.interactions, at=self.moments[number].at).train
+        """What it would have said at one of the moments: it learned nothing of what was taken from then on, and only
+        when to stop and how to weigh its two parts of those who stop all trainings."""
+        moment = self.moments[number]
+        until = time_split(self.interactions, at=moment.at).train
         purpose = f"moment {number}" if number else "validation"
-        return self._learned(self.moments[number + 1 :], until, purpose)
+        # The item vectors of a later moment have seen what this one asks for.
+        vectors = trained_vectors_of(moment.world.sources)
+        return self._learned(self.moments[number + 1 :], until, vectors, purpose)
 
-    def now(self) -> Reranker | None:
-        """For serving: of everything, except what those took later who stop its training."""
+    def now(self, like: Reranker) -> Reranker | None:
+        """For serving: of everything, except what those took later who stop its training; like: see `Teacher.train`."""
         stop = self.teacher.stop.validation.users
         known = without_later(self.interactions, stop, self.moments[0].at)
-        return self._learned(self.moments, known, "serving")
+        return self._learned(self.moments, known, self.teacher.model.trained_vectors, "serving", like)
 
-    def _learned(self, moments: Sequence[Moment], known: Interactions, purpose: str) -> Reranker | None:
+    def _learned(
+        self,
+        moments: Sequence[Moment],
+        known: Interactions,
+        vectors: np.ndarray,
+        purpose: str,
+        like: Reranker | None = None,
+    ) -> Reranker | None:
         teacher = self.teacher
         with teacher.clock.step("lists", f"make the reranker's training lists ({purpose})"):
             lists = rolling_lists(moments, known, teacher.model, teacher.config, progress=teacher.progress)
         histories, by_time = histories_of(known), Timeline.of(known)
         seasons = seasons_of(histories, by_time, self.settings, known.n_items)
-        return teacher.train(lists, histories, timing=timing_of(by_time, self.settings, seasons), purpose=purpose)
+        timing = timing_of(by_time, self.settings, seasons)
+        return teacher.train(lists, histories, vectors=vectors, timing=timing, like=like, purpose=purpose)
 
 
 def stopping_lists(model: TwoStage, stop: World, config: Config) -> LazyLists:
@@ -167,15 +192,19 @@ def train_history_model(
     stop: World,
     config: Config,
     *,
+    vectors: np.ndarray | None = None,
     timing: Timing | None = None,
     progress: bool = False,
 ) -> HistoryModel:
     """GPT-2 as a language model of these histories, stopped early by the validation users of `stop`.
 
-    timing: see `train_next_item`.
+    Args:
+        vectors: float32 (n_items, dim), what the recall head learned of the items; the model's own, if not given.
+        timing: see `train_next_item`.
     """
+    vectors = model.trained_vectors if vectors is None else vectors
     users = stop.validation.single(1, seed=config.seed).slice(CHOOSING_USERS, config.seed)
-    tokens = item_tokens(model.catalogue, model.trained_vectors, slice(None))
+    tokens = item_tokens(model.catalogue, vectors, slice(None))
     shape = replace(config.history, vector_dim=tokens.shape[1])
     trained = train_next_item(
         lambda: HistoryModel(shape),

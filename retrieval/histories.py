@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,12 +68,21 @@ def era_starts(times: np.ndarray) -> np.ndarray:
 def first_apart(interactions: Interactions) -> list[np.ndarray]:
     """Per user row and place of its history, the first place a visit later, int64; the history's length if none is.
 
-    That is more than _VISIT of the time the table spans after it: a day of three years.
+    That is more than _VISIT of the time the table spans (see `span_of`) after it: a day of three years.
     """
     times, offsets = interactions.times.astype(np.float64), interactions.offsets
-    gap = _VISIT * float(np.ptp(times)) if len(times) else 0.0
+    gap = _VISIT * span_of(times)
     own = [times[offsets[user] : offsets[user + 1]] for user in range(interactions.n_users)]
     return [np.searchsorted(one, one + gap, side="right") for one in own]
+
+
+def span_of(times: np.ndarray, end: float | None = None) -> float:
+    """The time that a table spans until the end (its newest time, if not given), but for the oldest thousandth of it: a
+    single time of 0 among those of a year would make it a century. 0 without times."""
+    if not len(times):
+        return 0.0
+    oldest = len(times) // 1000
+    return (float(times.max()) if end is None else end) - float(np.partition(times, oldest)[oldest])
 
 
 def newest_times(interactions: Interactions) -> np.ndarray:
@@ -101,6 +111,8 @@ def shown_of(interactions: Interactions) -> list[Shown] | None:
 def time_away(interactions: Interactions, *, at: float | None = None) -> np.ndarray:
     """How long every user has been away: log(1 + 10,000 * time since the newest interaction / time the table spans).
 
+    At the most that is the whole span (see `span_of`).
+
     Who took something a minute ago goes on with that; who comes back after months asks for other things. In hours of
     a year the 10,000 is about 1, and the measure has no unit.
 
@@ -113,8 +125,9 @@ def time_away(interactions: Interactions, *, at: float | None = None) -> np.ndar
     if not len(interactions):
         return np.full(interactions.n_users, np.nan, dtype=np.float32)
     end = float(interactions.times.max()) if at is None else at
-    span = max(end - float(interactions.times.min()), np.finfo(np.float64).tiny)
-    return np.log1p(_SHARES * (end - newest_times(interactions)) / span).astype(np.float32)
+    span = max(span_of(interactions.times, end), np.finfo(np.float64).tiny)
+    share = np.minimum((end - newest_times(interactions)) / span, 1.0)
+    return np.log1p(_SHARES * share).astype(np.float32)
 
 
 def last_visits(interactions: Interactions, *, at: float | None = None) -> np.ndarray:
@@ -135,14 +148,20 @@ class Followed:
     visit: np.ndarray
 
 
-def taken_after(parts: Split, histories: list[np.ndarray], *, keep_seen: bool) -> list[Followed]:
+def taken_after(
+    parts: Split, histories: Sequence[np.ndarray], *, keep_seen: bool, only: np.ndarray | None = None
+) -> list[Followed]:
     """What every user of a time split took after its moment; users who took nothing that counts are left out.
 
     Args:
         histories: of `parts.train`. keep_seen: where seen items may not come again, only new ones count.
+        only: bool (n_users,), of these users.
     """
     found, visits = [], last_visits(parts.train, at=parts.moment)
-    for user, taken in zip(parts.test_users, parts.targets, strict=True):
+    for place, user in enumerate(parts.test_users):
+        if only is not None and not only[user]:
+            continue
+        taken = parts.held_out.distinct(place)
         counts = taken if keep_seen else taken[~np.isin(taken, histories[user])]
         if len(counts):
             found.append(Followed(int(user), histories[user], counts, visits[user]))

@@ -27,11 +27,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors.numpy import load_file as load_arrays
-from safetensors.numpy import save_file as save_arrays
 
 from indexes import DamagedArtefact, load_index, on_device, publish, save_index
 from rerank import Reranker
-from retrieval.bundle_files import FORMAT_VERSION, KIND, open_bundle, read_json, write_json
+from retrieval.bundle_files import FORMAT_VERSION, KIND, open_bundle, read_json, write_arrays, write_json
 from retrieval.catalogue import Catalogue, render_items
 from retrieval.config import Config, config_from
 from retrieval.data import IdMap, Items
@@ -114,7 +113,7 @@ def _write(directory: Path, recommender: Recommender, evaluation: Mapping[str, A
     vectors = {"text": catalogue.text_vectors, "items": dense.item_vectors}
     if model.learned_vectors is not None:
         vectors["learned"] = model.learned_vectors
-    save_arrays(vectors, directory / "vectors.safetensors")
+    write_arrays(directory / "vectors.safetensors", vectors)
     save_sources(directory, model.sources)
     if model.reranker is not None:
         model.reranker.save(directory / "reranker")

@@ -13,12 +13,11 @@ import numpy as np
 import scipy.sparse as sp
 import torch
 from safetensors.numpy import load_file as load_arrays
-from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import load_file as load_tensors
 from safetensors.torch import save_file as save_tensors
 
 from indexes import load_index, on_device, save_index
-from retrieval.bundle_files import read_json, write_json
+from retrieval.bundle_files import read_json, write_arrays, write_json
 from retrieval.catalogue import Catalogue
 from retrieval.config import Config
 from retrieval.encoder.heads import RecallHead
@@ -44,7 +43,7 @@ def save_sources(directory: Path, sources: Sequence[Source]) -> None:
     dense = next(source for source in sources if isinstance(source, DenseSource))
     save_index(dense.index, directory / "index" / "items")
     save_tensors({k: v.contiguous() for k, v in dense.head.state_dict().items()}, directory / "head.safetensors")
-    save_arrays(_arrays(sources), directory / "sources.safetensors")
+    write_arrays(directory / "sources.safetensors", _arrays(sources))
     write_json(directory / "sources.json", _facts(sources))
 
 
@@ -67,7 +66,7 @@ def _arrays(sources: Sequence[Source]) -> dict[str, np.ndarray]:
 
 
 def _parts(name: str, matrix: sp.csr_matrix) -> dict[str, np.ndarray]:
-    return {f"{name}.{part}": np.ascontiguousarray(getattr(matrix, part)) for part in _CSR}
+    return {f"{name}.{part}": getattr(matrix, part) for part in _CSR}
 
 
 def _matrix(arrays: Mapping[str, np.ndarray], name: str, n_items: int) -> sp.csr_matrix:

@@ -34,10 +34,13 @@ class Targets:
     def __len__(self) -> int:
         return len(self.users)
 
+    def distinct(self, place: int) -> np.ndarray:
+        """Distinct item rows of the user at this place, int64, rising."""
+        return np.unique(self.items[self.offsets[place] : self.offsets[place + 1]]).astype(np.int64)
+
     def as_list(self) -> list[np.ndarray]:
-        """Distinct item rows per user, int64, rising: what the metrics take."""
-        bounds = zip(self.offsets[:-1], self.offsets[1:], strict=True)
-        return [np.unique(self.items[start:stop]).astype(np.int64) for start, stop in bounds]
+        """`distinct` per user: what the metrics take."""
+        return [self.distinct(place) for place in range(len(self))]
 
 
 @dataclass(frozen=True, eq=False)

@@ -144,7 +144,7 @@ def _loss(
     logits = (users @ head.item_vectors(text[rows], rows).T).float() * head.log_scale.exp()
     if season is not None:
         eras, popularity = season
-        logits += popularity[eras[known]][:, rows]
+        logits += popularity[:, rows][eras[known]]
     # A sampled item stands for n_items / n_sampled items; the targets are always there and stand for themselves.
     logits[:, len(classes) :] += math.log(n_items / _SAMPLED_ITEMS)
     return torch.nn.functional.cross_entropy(logits, wanted_place, label_smoothing=smoothing)

@@ -49,6 +49,13 @@ def test_how_long_a_user_has_been_away_has_no_unit():
     assert time_away(nobody)[1] == 0
 
 
+def test_one_stray_time_brings_nobody_nearer():
+    taken = [(user % 30, user % 7, 1e9 + 3600.0 * user) for user in range(1_000)]
+    usual, stray = time_away(table(*taken)), time_away(table(*taken, (30, 1, 0.0)))
+    np.testing.assert_allclose(stray[:30], usual, rtol=1e-3)
+    assert stray[30] == pytest.approx(np.log1p(10_000))
+
+
 def test_what_is_held_out_knows_how_long_each_user_has_been_away(interactions):
     moment = time_split(interactions).moment
     held = hold_out_later(interactions, max_users=10_000, keep_seen=False, seed=0)

@@ -67,8 +67,8 @@ def test_by_time_there_are_as_many_moments_as_heads_can_be_trained_for():
     assert moments[0] < moments[-1] == by_time.lists.moments
     seconds = [plan.head_training.max_seconds or 0 for plan in plans]
     assert seconds == sorted(seconds)
-    heads = [(2 * plan.lists.moments + 3) * some for plan, some in zip(plans, seconds, strict=True)]
-    assert all(some <= 0.4 * 60 * minutes for some, minutes in zip(heads[1:], (30, 60, 480), strict=True))
+    heads = [(3 * plan.lists.moments + 7) * some for plan, some in zip(plans, seconds, strict=True)]
+    assert all(some <= 0.6 * 0.9 * 60 * minutes for some, minutes in zip(heads[1:], (30, 60, 480), strict=True))
 
 
 def test_there_are_never_more_lists_than_interactions():

@@ -80,6 +80,13 @@ def nearest(apart: list[np.ndarray] | None) -> int:
     return 1 + int((embed_users(trained.head, found, [np.array([0])]) @ found[1:].T).argmax())
 
 
+def test_one_stray_time_makes_no_visit_longer():
+    """A thousand interactions, an hour apart, and one of the year 1970."""
+    taken = [(user, user % 7, 1e9 + 3600.0 * user) for user in range(1_000)] + [(0, 3, 1e9 + 36_000.0)]
+    usual = first_apart(table(*taken))
+    assert [one.tolist() for one in first_apart(table(*taken, (5, 1, 0.0)))][:5] == [one.tolist() for one in usual][:5]
+
+
 def test_a_head_learns_what_people_come_back_for():
     assert nearest(None) == 1
     assert nearest(APART) > 1
@@ -90,11 +97,13 @@ def test_validation_says_whether_the_models_of_a_fit_learn_of_later_visits(
     items, interactions, encoder, monkeypatch, validation, visits_help
 ):
     told: list[tuple[list[int], list[int] | None]] = []
+    taste: list[bool] = []
     real = training_of_heads.train_next_item
 
     def watched(make, histories, *arguments, timing=None, **options):
         apart = timing and timing.apart
         told.append(([len(one) for one in histories], None if apart is None else [len(one) for one in apart]))
+        taste.append(timing is not None and timing.seasons is not None and options.get("validation") is None)
         trained = real(make, histories, *arguments, timing=timing, **options)
         for record in trained.curve:
             if "ndcg@10" in record:
@@ -112,4 +121,7 @@ def test_validation_says_whether_the_models_of_a_fit_learn_of_later_visits(
     assert (first, second) == (lengths, None)
     assert settings.later_visits == visits_help
     assert len(others) > 3
-    assert all(visits == (lengths if visits_help else None) for lengths, visits in others)
+    assert all(visits in (None, lengths) for lengths, visits in others)
+    # Recall heads, `taste` and history models learn what validation preferred, `second`, after each taste, the other.
+    preferred = [(visits is not None) == visits_help for _, visits in others]
+    assert preferred == [not after_taste for after_taste in taste[1:-1]]

@@ -19,7 +19,7 @@ from sentence_transformers import SentenceTransformer
 from transformers import AutoModelForSequenceClassification
 
 from indexes import DamagedArtefact, Locked, list_versions, resolve, rollback
-from retrieval.bundle_files import check_bundle
+from retrieval.bundle_files import FORMAT_VERSION, check_bundle
 from retrieval.recommend import Recommender
 from retrieval.storage import read_settings, save_bundle
 from retrieval.update import replace_catalogue
@@ -267,12 +267,12 @@ def test_a_bundle_of_another_format_says_what_to_do(bundle, tmp_path, read):
     (version / "manifest.json").unlink()
     write_manifest(version, facts=facts)
     with pytest.raises(
-        ValueError, match="expected a tandem bundle of format 11, got kind 'tandem-bundle' of format 99"
+        ValueError, match=f"expected a tandem bundle of format {FORMAT_VERSION}, got kind 'tandem-bundle' of format 99"
     ):
         read(version)
 
 
 @pytest.mark.parametrize("read", READERS, ids=["load", "check", "settings"])
 def test_a_part_of_a_bundle_is_no_bundle(bundle, read):
-    with pytest.raises(ValueError, match="index/text: expected a tandem bundle of format 11, got kind"):
+    with pytest.raises(ValueError, match=f"index/text: expected a tandem bundle of format {FORMAT_VERSION}, got kind"):
         read(resolve(bundle) / "index" / "text")

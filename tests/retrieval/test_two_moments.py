@@ -14,25 +14,30 @@ from retrieval.fit import fit
 from retrieval.held_out import held_out_of, stopping_users, without_later
 from retrieval.histories import histories_of
 from retrieval.moments import MOMENT_SHARE
+from retrieval.two_stage import trained_vectors_of
 from tests.world import tiny_config
 
+Calls = dict[str, list[tuple[Any, ...]]]
 
-def watched(monkeypatch, module, *names: str) -> dict[str, list[tuple[Any, ...]]]:
-    """What these functions of a fit are called with, each time."""
-    seen: dict[str, list[tuple[Any, ...]]] = {name: [] for name in names}
+
+def watched(monkeypatch, module, *names: str) -> tuple[Calls, dict[str, list[dict[str, Any]]]]:
+    """What these functions of a fit are called with, each time, by place and by name."""
+    seen: Calls = {name: [] for name in names}
+    by_name: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
 
     def watch(name: str):
         real = getattr(module, name)
 
         def call(*arguments, **options):
             seen[name].append(arguments)
+            by_name[name].append(options)
             return real(*arguments, **options)
 
         return call
 
     for name in names:
         monkeypatch.setattr(module, name, watch(name))
-    return seen
+    return seen, by_name
 
 
 def as_lists(histories) -> list[list[int]]:
@@ -42,12 +47,13 @@ def as_lists(histories) -> list[list[int]]:
 @pytest.mark.parametrize("n_moments", [1, 3])
 @pytest.mark.parametrize("counts", [True, False])
 def test_what_weighs_gpt_2_taught_it_nothing(items, interactions, encoder, monkeypatch, n_moments, counts):
-    seen = watched(monkeypatch, fit_reranker, "rolling_lists", "train_history_model")
-    seen |= watched(monkeypatch, fitting, "fit_final_fusion")
+    seen, options = watched(monkeypatch, fit_reranker, "rolling_lists", "train_history_model")
+    seen |= watched(monkeypatch, fitting, "fit_final_fusion")[0]
     monkeypatch.setattr("retrieval.two_stage.TwoStage.rerank_counts", property(lambda self: counts))
     config = tiny_config(lists={"validation": "time", "max_lists": 48, "moments": n_moments})
     said: list[str] = []
-    assert fit(items, interactions, config, encoder=encoder, say=said.append).model.reranker is not None
+    serving = fit(items, interactions, config, encoder=encoder, say=said.append).model.reranker
+    assert serving is not None
 
     held = held_out_of(interactions, config)
     assert held.moment is not None
@@ -72,6 +78,15 @@ def test_what_weighs_gpt_2_taught_it_nothing(items, interactions, encoder, monke
     assert {id(one.model.sources) for one, _ in found} == {id(world.sources) for world in worlds}
     assert len({id(gpt2) for _, gpt2 in found}) == len(worlds)
     assert any("(serving)" in line for line in said) == counts
+    vectors = [trained_vectors_of(world.sources) for world in (*worlds, *([worlds[0]] if counts else []))]
+    for told, own in zip(options["train_history_model"], vectors, strict=True):
+        np.testing.assert_array_equal(told["vectors"], own)
+    # What serves learned from the time of validation's lists, which would say too much for it.
+    first = next(gpt2 for one, gpt2 in found if one.model.sources is worlds[0].sources)
+    assert (serving is first) != counts
+    assert serving.history is not None
+    assert first.history is not None
+    assert serving.history.blend == first.history.blend
 
 
 def test_every_training_goes_on_from_checkpoints_of_its_own(items, interactions, encoder, monkeypatch, tmp_path):

@@ -147,3 +147,21 @@ def test_gpt_2_reads_the_same_of_known_items_and_the_recall_heads_vectors_of_new
     np.testing.assert_array_equal(larger.trained_vectors[:n][known], old.learned_vectors[known])
     np.testing.assert_array_equal(larger.trained_vectors[n:], trained_vectors_of(larger.sources)[n:])
     assert not larger.learned_vectors[n:].any()
+
+
+@pytest.mark.parametrize("fit_of", ["by_time", "unpublished"])
+def test_a_bundle_keeps_what_was_moved_as_it_was(fit_of, request, tmp_path):
+    before: Recommender = request.getfixturevalue(fit_of)
+    frame = before.model.catalogue.items.frame
+    for name, table in (("same", frame), ("turned", frame.iloc[::-1].reset_index(drop=True))):
+        moved = replace_catalogue(before, make_items(table))
+        save_bundle(tmp_path / name, moved)
+        loaded = Recommender.load(tmp_path / name, device="cpu")
+        for source, again in zip(moved.model.sources, loaded.model.sources, strict=True):
+            for part, own in vars(source).items():
+                if isinstance(own, np.ndarray):
+                    np.testing.assert_array_equal(getattr(again, part), own, err_msg=f"{name}, {source.name}.{part}")
+        for user in before.users.ids:
+            assert loaded.recommend(user).item_ids == moved.recommend(user).item_ids
+            if name == "same":
+                assert loaded.recommend(user).item_ids == before.recommend(user).item_ids
