@@ -19,7 +19,7 @@ KeepSeen = Annotated[
     bool | None, typer.Option("--keep-seen/--mask-seen", help="May items come again that a user has seen?")
 ]
 Device = Annotated[str | None, typer.Option("--device", help="auto, cpu or cuda.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; only what was refused or removed.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Seed of everything random.")]
 Budget = Annotated[
     float | None,

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from retrieval.cli_config import Quiet
-from retrieval.cli_tables import teller
+from retrieval.cli_tables import Teller
 from retrieval.terminal import printable, render_json
 
 Root = Annotated[Path, typer.Argument(help="The root of a bundle.")]
@@ -58,7 +58,7 @@ def move(
     """
     from retrieval.move_index import move_index
 
-    say = teller(quiet)
+    say = Teller(quiet)
     say(f"build for {to}")
     moved = move_index(
         bundle,

@@ -12,7 +12,7 @@ import typer
 
 from retrieval.cli_checks import check_bundle_root, check_device
 from retrieval.cli_config import Device, Quiet
-from retrieval.cli_tables import Reading, read_items_table, read_tables, reads_tables, teller
+from retrieval.cli_tables import Reading, Teller, read_items_table, read_tables, reads_tables
 
 
 @reads_tables
@@ -49,7 +49,7 @@ def build_index(
     tandem build-index bundle --items items.parquet --interactions interactions.parquet
     """
     started = time.monotonic()
-    say = teller(quiet)
+    say = Teller(quiet)
     check_device(device)
     check_bundle_root(bundle)
     if interactions is not None:
@@ -68,7 +68,7 @@ def build_index(
     new, based_on = replace_catalogue(recommender, table, taken), Path(str(recommender.facts["directory"]))
     version = save_bundle(bundle, new, based_on=based_on)
     changes = changes_of(recommender, new)
-    say(f"published {version}: {changes}")
+    say.of_changes(f"published {version}: {changes}", removed=bool(changes.n_removed or changes.n_users_removed))
     if not as_json:
         print(version)
         return

@@ -11,7 +11,7 @@ import typer
 from retrieval import cli_show
 from retrieval.cli_checks import check_bundle_there, check_device, check_list, check_readable
 from retrieval.cli_config import Quiet
-from retrieval.cli_tables import column_map, map_of, teller
+from retrieval.cli_tables import Teller, column_map, map_of
 
 if TYPE_CHECKING:
     from retrieval.recommend import Recommender
@@ -194,7 +194,7 @@ def batch(
         max_bad_rows=max_bad_rows,
     )
     recommender = _load(bundle, device, precision)
-    report = run_batch(recommender, stream, out, options, restart=not resume, progress=not quiet, say=teller(quiet))
+    report = run_batch(recommender, stream, out, options, restart=not resume, progress=not quiet, say=Teller(quiet))
     cli_show.show_batch(report, out, as_json=as_json)
 
 

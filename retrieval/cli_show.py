@@ -92,7 +92,10 @@ def _remarks(found: RecommendationList) -> list[str]:
     if found.note:
         lines.append(f"note: {found.note}")
     if found.ignored_history:
-        lines.append(f"note: {found.ignored_history} items of the history are not in the catalogue and were left out")
+        lines.append(
+            f"note: {found.ignored_history} items of the history are not in the catalogue and were left out "
+            "(ids are text: 1 is not 01)"
+        )
     return [printable(line) for line in lines]
 
 

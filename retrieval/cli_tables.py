@@ -16,20 +16,33 @@ import typer
 from retrieval.cli_checks import check_readable
 
 if TYPE_CHECKING:
-    from retrieval.data import Interactions, Items
-
-Say = Callable[[str], None]
+    from retrieval.data import Interactions, Items, ReadReport
 
 
-def teller(quiet: bool) -> Say:
-    """Says a line on stderr with the seconds since now; nothing when quiet."""
-    started = time.monotonic()
+class Teller:
+    """Says a line on stderr with the seconds since it was made; when quiet only what was left out or removed."""
 
-    def say(message: str) -> None:
-        if not quiet:
-            print(f"[{time.monotonic() - started:6.1f} s] {message}", file=sys.stderr, flush=True)
+    def __init__(self, quiet: bool) -> None:
+        self.quiet = quiet
+        self._started = time.monotonic()
 
-    return say
+    def __call__(self, message: str) -> None:
+        if not self.quiet:
+            print(f"[{time.monotonic() - self._started:6.1f} s] {message}", file=sys.stderr, flush=True)
+
+    def of_rows(self, report: ReadReport | None) -> None:
+        """What became of the rows of a table."""
+        if report is None:
+            return
+        self(report.summary(warnings=False))  # these were logged
+        if self.quiet and report.unasked:
+            print(f"WARNING: {report.refusal}", file=sys.stderr, flush=True)
+
+    def of_changes(self, message: str, *, removed: bool) -> None:
+        """What a rebuild did, said in any case where it removed something."""
+        self(message)
+        if self.quiet and removed:
+            print(f"WARNING: {message}", file=sys.stderr, flush=True)
 
 
 def column_map(maps: list[str] | None, *tables: str) -> dict[str, str]:
@@ -142,7 +155,7 @@ def reads_tables(verb: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
-def read_items_table(items: Path, reading: Reading, say: Say) -> Items:
+def read_items_table(items: Path, reading: Reading, say: Teller) -> Items:
     """The item table alone.
 
     Raises:
@@ -160,7 +173,7 @@ def read_items_table(items: Path, reading: Reading, say: Say) -> Items:
     return _read_items(items, own, reading, say)
 
 
-def _read_items(items: Path, renamed: dict[str, str], reading: Reading, say: Say) -> Items:
+def _read_items(items: Path, renamed: dict[str, str], reading: Reading, say: Teller) -> Items:
     from retrieval.data import read_items
 
     say(f"read {items}")
@@ -173,12 +186,11 @@ def _read_items(items: Path, renamed: dict[str, str], reading: Reading, say: Say
         rejects=reading.rejects_file("items"),
         max_bad_rows=reading.max_bad_rows,
     )
-    if table.report is not None:
-        say(table.report.summary(warnings=False))  # these were logged
+    say.of_rows(table.report)
     return table
 
 
-def read_tables(items: Path, interactions: Path, reading: Reading, say: Say) -> tuple[Items, Interactions]:
+def read_tables(items: Path, interactions: Path, reading: Reading, say: Teller) -> tuple[Items, Interactions]:
     """Both tables; a mapped name goes to the table that knows it, item_id to those that have the column."""
     from retrieval.data import read_interactions
 
@@ -198,8 +210,7 @@ def read_tables(items: Path, interactions: Path, reading: Reading, say: Say) -> 
         rejects=reading.rejects_file("interactions"),
         max_bad_rows=reading.max_bad_rows,
     )
-    if taken.report is not None:
-        say(taken.report.summary(warnings=False))
+    say.of_rows(taken.report)
     return table, taken
 
 

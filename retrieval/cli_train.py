@@ -26,7 +26,7 @@ from retrieval.cli_config import (
     show_config,
 )
 from retrieval.cli_rebuild import build_index
-from retrieval.cli_tables import Reading, read_tables, reads_tables, teller
+from retrieval.cli_tables import Reading, Teller, read_tables, reads_tables
 
 if TYPE_CHECKING:
     from retrieval.config import Config
@@ -117,7 +117,7 @@ def fit(
 
     Example: tandem fit --items items.parquet --interactions interactions.csv --out bundle
     """
-    say = teller(quiet)
+    say = Teller(quiet)
     chosen = chosen_config(config, sets, keep_seen=keep_seen, device=device, seed=seed)
     check_out(out)
     table, taken = read_tables(items, interactions, reading, say)
@@ -142,7 +142,7 @@ def train_encoder(
 
     Example: tandem train-encoder --items items.parquet --interactions interactions.parquet --out bundle
     """
-    say = teller(quiet)
+    say = Teller(quiet)
     chosen = chosen_config(config, sets, keep_seen=keep_seen, device=device, seed=seed)
     check_out(out)
     table, taken = read_tables(items, interactions, reading, say)
@@ -170,7 +170,7 @@ def train_reranker(
     from retrieval.bundle_files import config_of
     from retrieval.config import config_from, merge_values
 
-    say = teller(quiet)
+    say = Teller(quiet)
     check_device(device)
     check_bundle_root(bundle)
     # The encoder is the bundle's own; trained once is enough.
@@ -218,7 +218,7 @@ def evaluate(
 
     Example: tandem evaluate --items items.csv --interactions interactions.csv --json evaluation.json
     """
-    say = teller(quiet)
+    say = Teller(quiet)
     check_evaluation(json_file, report, users, segment)
     chosen = chosen_config(config, sets, keep_seen=keep_seen, device=device, seed=seed)
     table, taken = read_tables(items, interactions, reading, say)
@@ -258,4 +258,4 @@ def demo(
     """The whole life on MovieLens-100K: fetch, train, evaluate, publish, check, recommend."""
     from retrieval.demo import run_demo
 
-    run_demo(out, n_users=users, device=device or "auto", say=teller(quiet), progress=not quiet)
+    run_demo(out, n_users=users, device=device or "auto", say=Teller(quiet), progress=not quiet)

@@ -97,7 +97,8 @@ def make_trial(
     known = np.flatnonzero([len(histories[user]) > 0 for user in users])
     if not len(known):
         raise ValueError(
-            "evaluate: no test user has a training interaction; give more interactions or fewer cold items"
+            f"evaluate: nobody who is asked by --split {split} has an earlier interaction"
+            f"{' with an item that is not cold' if cold_share else ''}; give more interactions, or split otherwise"
         )
     if max_users is not None and len(known) > max_users:
         known = known[np.sort(np.random.default_rng(seed).choice(len(known), max_users, replace=False))]

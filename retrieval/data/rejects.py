@@ -17,6 +17,7 @@ import pyarrow as pa
 
 MAX_VALUE_CHARS = 200
 _N_EXAMPLES = 3
+_SHOWN_CHARS = 40
 _FEW_ROWS = 10
 """Of fewer rows nobody can tell whether most are bad."""
 NOT_COUNTING = "is not in the event map"
@@ -140,7 +141,9 @@ class RejectLog:
 
     def _write(self, file: str, row: int, reason: str, values: dict[str, str]) -> None:
         if len(self._examples) < _N_EXAMPLES:
-            self._examples.append(f"{file}:{row}: {reason}")
+            value = values.get(reason.split(" ", 1)[0])
+            got = "" if value is None else f", got {value[:_SHOWN_CHARS]!r}"
+            self._examples.append(f"{file}:{row}: {reason}{got}")
         self._append({"file": file, "row": row, "reason": reason, "values": values})
 
     def _append(self, entry: dict[str, object]) -> None:

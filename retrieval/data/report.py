@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from retrieval.data.rejects import NOT_COUNTING
+
 
 @dataclass(frozen=True)
 class ReadReport:
@@ -44,6 +46,19 @@ class ReadReport:
     def n_rejected(self) -> int:
         """Rows refused, over all reasons."""
         return sum(self.rejected.values())
+
+    @property
+    def unasked(self) -> Mapping[str, int]:
+        """`rejected` without the events that are left out as was asked for."""
+        return {reason: count for reason, count in self.rejected.items() if not reason.endswith(NOT_COUNTING)}
+
+    @property
+    def refusal(self) -> str:
+        """`unasked` in one line."""
+        reasons = ", ".join(f"{reason} ({count:,})" for reason, count in self.unasked.items())
+        return (
+            f"{self.table}: refused {sum(self.unasked.values()):,} of {self.n_read:,} rows ({self.source}): {reasons}"
+        )
 
     def summary(self, *, warnings: bool = True) -> str:
         """Gives the report as lines for a person, without a final line break.

@@ -26,6 +26,9 @@ from retrieval.data.values import MAX_TEXT_CHARS
 
 logger = logging.getLogger(__name__)
 
+_PANDAS_INDEX = "__index_level_"
+"""How pandas calls an index without a name in parquet."""
+
 
 def read_items(
     source: Source,
@@ -170,8 +173,9 @@ def _report_interactions(
 ) -> ReadReport:
     n_kept = len(interactions) + len(interactions.negatives)
     warnings = [*reader.warnings, *builder.warnings()]
-    if reader.other_columns:
-        warnings.append(f"columns that are not read: {', '.join(sorted(reader.other_columns))}")
+    unread = sorted(name for name in reader.other_columns if not name.startswith(_PANDAS_INDEX))
+    if unread:
+        warnings.append(f"columns that are not read: {', '.join(unread)}")
     return ReadReport(
         table="interactions",
         source=reader.name,

@@ -3,7 +3,9 @@
 Nothing later than a target reaches its training history: not the user's own interactions, nor impressions.
 """
 
+import contextlib
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import cached_property
 
 import numpy as np
@@ -101,11 +103,21 @@ def time_split(interactions: Interactions, *, quantile: float = 0.9, at: float |
     at = moment_at(interactions, quantile) if at is None else at
     held_out = interactions.times >= at
     if held_out.all() or not held_out.any():
+        oldest, newest = (_written(interactions, time) for time in (interactions.times.min(), interactions.times.max()))
+        found = f"all at {oldest}" if oldest == newest else f"from {oldest} to {newest}"
         raise ValueError(
-            f"expected interactions before and after the moment {at!r}, got times from "
-            f"{interactions.times.min()!r} to {interactions.times.max()!r}"
+            f"expected times before and after the moment {_written(interactions, at)}, got times {found}; where they "
+            "tell no more, hold out everybody's newest item (--split leave-last-out, lists.validation=last)"
         )
     return _split(interactions, held_out, np.full(interactions.n_users, at), at)
+
+
+def _written(interactions: Interactions, time: float) -> str:
+    """A time as a person writes it."""
+    if interactions.time_kind == "seconds":
+        with contextlib.suppress(ValueError, OverflowError, OSError):  # no date of a calendar
+            return datetime.fromtimestamp(float(time), UTC).isoformat(sep=" ").removesuffix("+00:00")
+    return f"{time:g}"
 
 
 def moment_at(interactions: Interactions, quantile: float) -> float:

@@ -272,3 +272,16 @@ def test_a_place_without_versions_says_so(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(ValueError, match="keep: expected at least 1, got 0"):
         publish_mark(tmp_path, 1, keep=0)
+
+
+def test_a_root_that_lost_its_pointer_is_damaged_and_not_empty(tmp_path: Path) -> None:
+    publish_mark(tmp_path, 1)
+    version = resolve(tmp_path)
+    (tmp_path / "CURRENT").unlink()
+    with pytest.raises(DamagedArtefact, match=r"CURRENT: it is missing beside published versions; roll back"):
+        resolve(tmp_path)
+    rollback(tmp_path)
+    assert resolve(tmp_path) == version
+    (version / "manifest.json").unlink()
+    with pytest.raises(DamagedArtefact, match=r"manifest\.json: it is missing in a published version; roll back"):
+        resolve(version)

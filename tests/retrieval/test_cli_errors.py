@@ -133,3 +133,11 @@ def test_a_mistake_is_told_without_torch(own_bundle: Path, tmp_path: Path) -> No
 def test_a_bundle_is_checked_and_rolled_back_without_torch(own_bundle: Path, tmp_path: Path) -> None:
     lines = ["check bundle", "versions bundle", "rollback bundle", "rollback bundle --to 1", "config"]
     assert after_commands(tmp_path, *lines) == ["0", "0", "2", "0", "0"]
+
+
+def test_it_runs_as_a_module_too():
+    done = subprocess.run(
+        [sys.executable, "-m", "retrieval", "similar", "nowhere", "1"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: nowhere: expected manifest.json or CURRENT in it")

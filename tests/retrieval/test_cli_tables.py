@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from retrieval.cli import main
-from retrieval.cli_tables import Reading, column_map, event_weights, map_of, read_items_table, read_tables
+from retrieval.cli_tables import Reading, Teller, column_map, event_weights, map_of, read_items_table, read_tables
 from tests import world
 
 ITEMS = "item_id,title\n1,Caf\u00e9 cups\n2,Tea pot\n3,\n2,Tea pot again\n"
@@ -32,7 +32,7 @@ def test_the_options_reach_the_readers(tables: tuple[Path, Path], tmp_path: Path
         allow_empty=True,
         rejects=tmp_path / "refused",
     )
-    items, taken = read_tables(*tables, reading, lambda line: None)
+    items, taken = read_tables(*tables, reading, Teller(quiet=True))
     assert dict(zip(items.ids.ids, items.frame["title"], strict=True)) == {
         "1": "Caf\u00e9 cups",
         "2": "Tea pot again",
@@ -48,20 +48,22 @@ def test_milliseconds_are_read_where_the_option_that_the_error_names_says_so(tmp
     items.write_text("item_id,title\n1,Cup\n")
     interactions.write_text("user_id,item_id,timestamp\nanna,1,1700000000000\n")
     with pytest.raises(ValueError, match="--time-unit milliseconds"):
-        read_tables(items, interactions, Reading(), lambda line: None)
-    taken = read_tables(items, interactions, Reading(time_unit="milliseconds"), lambda line: None)[1]
+        read_tables(items, interactions, Reading(), Teller(quiet=True))
+    taken = read_tables(items, interactions, Reading(time_unit="milliseconds"), Teller(quiet=True))[1]
     assert taken.times.tolist() == [1.7e9]
 
 
-def test_a_warning_is_logged_and_not_said_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_warning_is_logged_and_not_said_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
     items, interactions = tmp_path / "items.csv", tmp_path / "interactions.csv"
     items.write_text("item_id,title\n1,Cup\n")
     interactions.write_text("user_id,item_id,timestamp,colour\nanna,1,2026-01-03,red\n")
-    said: list[str] = []
-    read_tables(items, interactions, Reading(), said.append)
+    read_tables(items, interactions, Reading(), Teller(quiet=False))
+    said = capsys.readouterr().err
     assert "columns that are not read: colour" in caplog.text
-    assert "colour" not in "".join(said)
-    assert any("1 of 1 rows kept" in line for line in said)
+    assert "colour" not in said
+    assert "1 of 1 rows kept" in said
 
 
 def test_a_map_is_a_name_that_a_table_has_and_a_column() -> None:
@@ -98,7 +100,7 @@ def shop(tmp_path: Path) -> tuple[Path, Path]:
     ],
 )
 def test_a_map_goes_to_the_table_that_is_named_or_that_has_the_column(shop: tuple[Path, Path], maps: list[str]) -> None:
-    items, taken = read_tables(*shop, Reading(maps=maps), lambda line: None)
+    items, taken = read_tables(*shop, Reading(maps=maps), Teller(quiet=True))
     assert items.ids.ids.tolist() == ["1", "2"]
     assert items.frame["title"].tolist() == ["Tea pot", "Cup"]
     assert items.frame["category"].tolist() == ["Kitchen", "Kitchen"]
@@ -108,9 +110,9 @@ def test_a_map_goes_to_the_table_that_is_named_or_that_has_the_column(shop: tupl
 def test_an_optional_column_may_be_left_unread(shop: tuple[Path, Path]) -> None:
     maps = ["item_id=sku", "title=name", "interactions.label=clicked"]
     with pytest.raises(ValueError, match="expected labels of both kinds"):
-        read_tables(*shop, Reading(maps=maps), lambda line: None)
+        read_tables(*shop, Reading(maps=maps), Teller(quiet=True))
     maps = ["item_id=sku", "title=name", "label="]
-    assert len(read_tables(*shop, Reading(maps=maps), lambda line: None)[1]) == 2
+    assert len(read_tables(*shop, Reading(maps=maps), Teller(quiet=True))[1]) == 2
 
 
 @pytest.mark.parametrize(
@@ -129,7 +131,7 @@ def test_an_optional_column_may_be_left_unread(shop: tuple[Path, Path]) -> None:
 )
 def test_an_unknown_column_gets_a_hint_that_works(shop: tuple[Path, Path], maps: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        read_tables(*shop, Reading(maps=maps), lambda line: None)
+        read_tables(*shop, Reading(maps=maps), Teller(quiet=True))
 
 
 @pytest.mark.parametrize(
@@ -145,7 +147,7 @@ def test_an_unknown_column_gets_a_hint_that_works(shop: tuple[Path, Path], maps:
 )
 def test_items_alone_have_no_options_of_interactions(tables: tuple[Path, Path], reading: Reading, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        read_items_table(tables[0], reading, lambda line: None)
+        read_items_table(tables[0], reading, Teller(quiet=True))
 
 
 def test_events_without_a_column_of_events_are_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -191,3 +193,41 @@ def test_a_repeated_item_id_is_one_line_and_exit_code_2(
     assert main([*arguments, "--encoding", "latin-1", "-q"]) == 2
     assert capsys.readouterr().err.startswith("error: ")
     assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize("quiet", [True, False])
+def test_what_was_refused_is_told_even_when_quiet(tables, capsys, quiet):
+    """An event that was not asked for is none of that."""
+    items, interactions = tables
+    with interactions.open("a", encoding="utf-8") as file:
+        file.write("c,1,4,buy\nc,9,5,buy\n")
+    reading = Reading(maps=["user_id=customer"], events=["buy=1"], encoding="latin-1", on_duplicate="last")
+    read_tables(items, interactions, reading, Teller(quiet))
+    told = capsys.readouterr().err
+    lines = [line for line in told.splitlines() if line.startswith("WARNING: ")]
+    expected = [
+        f"WARNING: items: refused 1 of 4 rows ({items}): text is empty: no letter or digit in title, "
+        "description, category, brand (1)",
+        f"WARNING: interactions: refused 1 of 7 rows ({interactions}): item_id is not in the item table (1)",
+    ]
+    assert lines == (expected if quiet else [])
+    assert ("refused 1: item_id is not in the item table" in told) == (not quiet)
+
+
+def test_a_rebuild_that_removes_something_says_so_even_when_quiet(capsys):
+    for quiet, removed in ((True, True), (True, False), (False, True)):
+        Teller(quiet).of_changes("published 2: 3 items", removed=removed)
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "WARNING: published 2: 3 items"
+    assert second.endswith(" s] published 2: 3 items")
+
+
+def test_an_example_of_a_refused_row_shows_what_stands_there(tables):
+    items, interactions = tables
+    interactions.write_text("user_id,item_id,timestamp\na,01,1\na,02,17.01.2024 08:15\n", encoding="utf-8")
+    reading = Reading(encoding="latin-1", on_duplicate="last", allow_empty=True)
+    with pytest.raises(ValueError, match=r"interactions.csv:2: item_id is not in the item table, got '01'; .*:3: "):
+        read_tables(items, interactions, reading, Teller(quiet=True))
+    interactions.write_text("user_id,item_id,timestamp\na,2,17.01.2024 08:15\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"is neither a number nor an ISO date, got '17.01.2024 08:15'"):
+        read_tables(items, interactions, reading, Teller(quiet=True))
