@@ -152,7 +152,9 @@ def resolve(path: Path | str) -> Path:
         if list_versions(path):
             raise DamagedArtefact(pointer, "it is missing beside published versions", cure="roll back")
         if path.parent.name == "versions" and re.fullmatch(r"\d{6,}", path.name) and path.is_dir():
-            raise DamagedArtefact(path / MANIFEST_NAME, "it is missing in a published version", cure="roll back")
+            raise DamagedArtefact(
+                path / MANIFEST_NAME, "it is missing or a link in a published version", cure="roll back"
+            )
         found = "neither" if path.is_dir() else "a file" if path.exists() else "no such folder"
         raise FileNotFoundError(
             f"{path}: expected {MANIFEST_NAME} or {CURRENT_NAME} in it, found {found}; publish a version first"

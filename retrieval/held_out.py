@@ -26,7 +26,8 @@ class HeldOut:
 
     base: int64 rows per user, oldest first. validation: one item after each history, for whatever is chosen by single
     items. asked: the same users with all that they took. by_time: base in the order it was taken,
-    earlier: the table of base, and moment: what parts them, in the unit of the times; None where no moment does.
+    earlier: the table of base, moment: what parts them, and ahead: how far validation asks from it on, in the unit of
+    the times; None where no moment does.
     """
 
     base: list[np.ndarray]
@@ -35,6 +36,7 @@ class HeldOut:
     by_time: Timeline | None = None
     earlier: Interactions | None = field(default=None, repr=False)
     moment: float | None = None
+    ahead: float | None = None
 
 
 def held_out_of(interactions: Interactions, config: Config) -> HeldOut:
@@ -90,7 +92,8 @@ def hold_out_later(interactions: Interactions, *, max_users: int, keep_seen: boo
             "give more interactions, or hold out everybody's newest item (lists.validation=last)"
         )
     validation = asked.single(_TARGETS_PER_USER, seed=seed).slice(max_users, seed)
-    return HeldOut(base, validation, asked, Timeline.of(parts.train), parts.train, parts.moment)
+    moment, ahead = parts.moment, float(interactions.times.max()) - float(parts.moment or 0)
+    return HeldOut(base, validation, asked, Timeline.of(parts.train), parts.train, moment, ahead)
 
 
 def asked_after(followed: Sequence[Followed], *, max_users: int, keep_seen: bool, seed: int) -> Validation:

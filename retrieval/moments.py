@@ -44,24 +44,29 @@ def earlier_moments(
     config: Config,
     *,
     space: np.ndarray,
+    ahead: float = np.inf,
     progress: bool = False,
 ) -> list[Moment]:
     """At most `config.lists.moments` of them, newest first, each with MOMENT_SHARE of what the one after it had.
 
     They ask for all that users took until what is held out, not only until the next moment: users come back so seldom
     that otherwise few lists are left. On MovieLens-1M's newest tenth, by a fusion that learned from four earlier
-    moments, recall@100 is .348 where these ask until the next one, .371 where they ask for all that follows.
+    moments, recall@100 is .348 where these ask until the next one, .371 where they ask for all that follows. But they
+    ask no further ahead than validation does: what is popular of late says more of the next weeks than of the next
+    months. On two earlier moments of Online Retail II, which validation looks 44 days ahead of, NDCG@10 of the candidates'
+    order is .315 and .383 so, .307 and .375 where two older ones ask for all that follows (94 and 133 days), recall@100
+    .428 and .517 instead of .422 and .511.
     No item is made new to their sources: enough of them are, to what saw nothing later.
 
     Args:
-        interactions: without what is held out. space: see `train_recall_head`.
+        interactions: without what is held out. space: see `train_recall_head`. ahead: see `HeldOut`.
     """
     whole, n_moments, found = interactions, config.lists.moments, []
     allowed = could_be_right(histories_of(interactions), catalogue.n_items, new_items=config.lists.new_items)
     for number in range(n_moments):
         try:
             moment = moment_at(interactions, MOMENT_SHARE)
-            parts = time_split(whole, at=moment)
+            parts = time_split(whole.take(whole.times <= moment + ahead), at=moment)
         except ValueError:  # Days or months as times: no moment has something before it any more.
             break
         interactions = parts.train

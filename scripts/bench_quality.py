@@ -65,11 +65,11 @@ def _run(argv: list[str] | None) -> int:
     chosen = parse(argv)
     from retrieval.benchmark import Options, benchmark, check_sasrec, read_folder
     from retrieval.cli_config import chosen_config
-    from retrieval.cli_tables import teller
+    from retrieval.cli_tables import Teller
     from retrieval.model_source import require_reranker
     from retrieval.report_benchmark import plot_benchmark, render_markdown
 
-    say = teller(chosen.quiet)
+    say = Teller(chosen.quiet)
     config = chosen_config(chosen.config, chosen.sets, keep_seen=None, device=chosen.device, seed=chosen.seed)
     require_reranker(config)
     options = Options(

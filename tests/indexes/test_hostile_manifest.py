@@ -157,6 +157,6 @@ def test_a_manifest_that_is_a_link_is_none(tmp_path: Path) -> None:
     (version / "manifest.json").symlink_to(tmp_path / "elsewhere")
     with pytest.raises(DamagedArtefact, match="CURRENT names this version, its manifest is missing or a link"):
         resolve(tmp_path / "root")
-    with pytest.raises(FileNotFoundError, match="expected"):
+    with pytest.raises(DamagedArtefact, match="it is missing or a link in a published version"):
         resolve(version)
     assert list_versions(tmp_path / "root") == []

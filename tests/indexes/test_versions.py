@@ -283,5 +283,7 @@ def test_a_root_that_lost_its_pointer_is_damaged_and_not_empty(tmp_path: Path) -
     rollback(tmp_path)
     assert resolve(tmp_path) == version
     (version / "manifest.json").unlink()
-    with pytest.raises(DamagedArtefact, match=r"manifest\.json: it is missing in a published version; roll back"):
+    with pytest.raises(
+        DamagedArtefact, match=r"manifest\.json: it is missing or a link in a published version; roll back"
+    ):
         resolve(version)

@@ -62,7 +62,7 @@ def test_a_warning_is_logged_and_not_said_again(
     read_tables(items, interactions, Reading(), Teller(quiet=False))
     said = capsys.readouterr().err
     assert "columns that are not read: colour" in caplog.text
-    assert "colour" not in said
+    assert not any("colour" in line for line in said.splitlines() if line.startswith("["))
     assert "1 of 1 rows kept" in said
 
 

@@ -157,6 +157,19 @@ def by_time(items, interactions, encoder) -> Recommender:
     return Recommender.of(fitted.model, interactions, config, fitted.settings)
 
 
+def test_earlier_moments_ask_as_far_ahead_as_validation(items, interactions, encoder, monkeypatch):
+    told = []
+
+    def watched(*arguments, ahead, **options):
+        told.append(ahead)
+        return earlier_moments(*arguments, ahead=ahead, **options)
+
+    monkeypatch.setattr("retrieval.fit.earlier_moments", watched)
+    config = tiny_config(lists={"validation": "time"}, use_reranker=False)
+    fit(items, interactions, config, encoder=encoder)
+    assert told == [interactions.times.max() - time_split(interactions).moment]
+
+
 def test_coarse_times_have_fewer_moments(interactions, by_time):
     """Four fifths lie at one time: nothing lies before that, so one earlier moment is all there is."""
     times = (interactions.times >= np.quantile(interactions.times, 0.8)).astype(np.float64)
@@ -178,8 +191,10 @@ def test_a_fit_by_time_without_an_earlier_moment_goes_without_gpt_2(items, inter
     assert len(Recommender.of(fitted.model, coarse, config, fitted.settings).recommend("toy-fan-00", k=5)) == 5
 
 
-def test_a_moment_asks_for_all_that_follows_which_its_sources_never_saw(interactions, by_time, monkeypatch):
+@pytest.mark.parametrize("share", [None, 0.1])
+def test_a_moment_asks_for_what_follows_which_its_sources_never_saw(interactions, by_time, monkeypatch, share):
     whole, asked = histories_of(interactions), []
+    ahead = np.inf if share is None else share * float(np.ptp(interactions.times))
 
     def watched(catalogue, histories, *arguments, by_time, **options):
         asked.append((histories, by_time.items))
@@ -188,7 +203,8 @@ def test_a_moment_asks_for_all_that_follows_which_its_sources_never_saw(interact
     real_sources = fit_steps.sources_on
     monkeypatch.setattr(fit_steps, "sources_on", watched)
     config, model = tiny_config(lists={"validation": "time"}), by_time.model
-    moments = earlier_moments(model.catalogue, interactions, by_time.settings, config, space=model.trained_vectors)
+    space = model.trained_vectors
+    moments = earlier_moments(model.catalogue, interactions, by_time.settings, config, space=space, ahead=ahead)
     assert len(moments) == len(asked) == config.lists.moments
     ends = [len(interactions), *(len(order) for _, order in asked)]
     assert all(after < before for before, after in pairwise(ends))
@@ -203,7 +219,8 @@ def test_a_moment_asks_for_all_that_follows_which_its_sources_never_saw(interact
         follows = {}
         for user, history in enumerate(histories):
             own = slice(interactions.offsets[user], interactions.offsets[user + 1])
-            later = set(whole[user][interactions.times[own] >= start].tolist()) - set(history.tolist())
+            asks = (interactions.times[own] >= start) & (interactions.times[own] <= moments[number].at + ahead)
+            later = set(whole[user][asks].tolist()) - set(history.tolist())
             follows.setdefault(tuple(history.tolist()), []).append(later)
         validation = moments[number].world.validation
         assert len(validation)
