@@ -53,9 +53,9 @@ def earlier_moments(
     that otherwise few lists are left. On MovieLens-1M's newest tenth, by a fusion that learned from four earlier
     moments, recall@100 is .348 where these ask until the next one, .371 where they ask for all that follows. But they
     ask no further ahead than validation does: what is popular of late says more of the next weeks than of the next
-    months. On two earlier moments of Online Retail II, which validation looks 44 days ahead of, NDCG@10 of the candidates'
-    order is .315 and .383 so, .307 and .375 where two older ones ask for all that follows (94 and 133 days), recall@100
-    .428 and .517 instead of .422 and .511.
+    months. On validation and an earlier moment of Online Retail II (44 days ahead) NDCG@10 of the candidates' order is
+    .315 and .383 where two older moments ask as far, .307 and .375 where they ask for all that follows (94 and 133
+    days), recall@100 .428 and .517 instead of .422 and .511.
     No item is made new to their sources: enough of them are, to what saw nothing later.
 
     Args:
