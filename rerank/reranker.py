@@ -158,11 +158,11 @@ class Reranker:
             lists: none that the history model or the reranker learned from.
             blend: how much it counts, where that is known; the lists are not read then.
         """
-        inputs, labels = [entry.input for entry in lists], [entry.labels for entry in lists]
         tried = Blended(model.to(self.scorer.embedder.device).eval(), blend or Blend(), self.scorer.dtype)
         if blend is not None:
             self.history = tried
             return blend
+        inputs, labels = [entry.input for entry in lists], [entry.labels for entry in lists]
         cross, history = self._cross_scores(inputs), tried.scorer.score_many(inputs)
         blend = fit_blend(self._priors(inputs), cross, history, labels)
         self.history = replace(tried, blend=blend) if blend.history > 0 else None

@@ -35,13 +35,17 @@ class Teller:
         if report is None:
             return
         self(report.summary(warnings=False))  # these were logged
-        if self.quiet and report.unasked:
-            print(f"WARNING: {report.refusal}", file=sys.stderr, flush=True)
+        if report.unasked:
+            self._if_quiet(report.refusal)
 
     def of_changes(self, message: str, *, removed: bool) -> None:
         """What a rebuild did, said in any case where it removed something."""
         self(message)
-        if self.quiet and removed:
+        if removed:
+            self._if_quiet(message)
+
+    def _if_quiet(self, message: str) -> None:
+        if self.quiet:
             print(f"WARNING: {message}", file=sys.stderr, flush=True)
 
 

@@ -168,9 +168,8 @@ def _fit_recall(
             worlds += world_with_new_items(catalogue, held, real, head.head, settings, config)
         if held.earlier is not None:
             space = trained_vectors_of(sources)
-            ahead = np.inf if held.ahead is None else held.ahead
             moments = earlier_moments(
-                catalogue, held.earlier, settings, config, space=space, ahead=ahead, progress=progress
+                catalogue, held.earlier, settings, config, space=space, ahead=held.ahead, progress=progress
             )
     with clock.step("fusion", "fit the recall fusion on validation"):
         fusion = fit_recall_fusion(catalogue, [*worlds, *(moment.world for moment in moments)], config)

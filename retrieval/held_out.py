@@ -27,7 +27,7 @@ class HeldOut:
     base: int64 rows per user, oldest first. validation: one item after each history, for whatever is chosen by single
     items. asked: the same users with all that they took. by_time: base in the order it was taken,
     earlier: the table of base, moment: what parts them, and ahead: how far validation asks from it on, in the unit of
-    the times; None where no moment does.
+    the times; None, and without end, where no moment does.
     """
 
     base: list[np.ndarray]
@@ -36,7 +36,7 @@ class HeldOut:
     by_time: Timeline | None = None
     earlier: Interactions | None = field(default=None, repr=False)
     moment: float | None = None
-    ahead: float | None = None
+    ahead: float = np.inf
 
 
 def held_out_of(interactions: Interactions, config: Config) -> HeldOut:

@@ -130,7 +130,7 @@ class RejectLog:
         Nobody reads a count in a nightly log; who knows of them says how many are to be expected. Events that do
         not count are left out as was asked for.
         """
-        unasked = {reason: number for reason, number in self.counts.items() if not reason.endswith(NOT_COUNTING)}
+        unasked = unasked_of(self.counts)
         bad, of = sum(unasked.values()), n_read - self.n_rows + sum(unasked.values())
         if self._max_bad_rows is None and of >= _FEW_ROWS and 2 * bad > of:
             reasons = ", ".join(f"{number:,} {reason}" for reason, number in Counter(unasked).most_common(_N_EXAMPLES))
@@ -156,6 +156,11 @@ class RejectLog:
                 f"expected at most {self._max_bad_rows} bad rows, got {self.n_rows} so far: {self.examples}. "
                 "Mend them or raise max_bad_rows (--max-bad-rows)"
             )
+
+
+def unasked_of(counts: Mapping[str, int]) -> dict[str, int]:
+    """Reason -> number of rows, without the events that are left out as was asked for."""
+    return {reason: number for reason, number in counts.items() if not reason.endswith(NOT_COUNTING)}
 
 
 def values_of(columns: Mapping[str, pa.Array | list], place: int) -> dict[str, str]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from retrieval.data.rejects import NOT_COUNTING
+from retrieval.data.rejects import unasked_of
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class ReadReport:
     @property
     def unasked(self) -> Mapping[str, int]:
         """`rejected` without the events that are left out as was asked for."""
-        return {reason: count for reason, count in self.rejected.items() if not reason.endswith(NOT_COUNTING)}
+        return unasked_of(self.rejected)
 
     @property
     def refusal(self) -> str:

@@ -163,12 +163,12 @@ def train_next_item(
         raise ValueError("train_next_item: expected validation or passes, got neither")
     if not any(len(history) >= 2 for history in histories):
         raise ValueError("training: no user has 2 or more interactions with items of the table; give more interactions")
+    timing = timing or Timing()
     outside = torch.get_rng_state()  # the caller's random numbers go on as if nothing had been drawn
     torch.manual_seed(training.seed)
     place, rng = resolve_device(device), np.random.default_rng(training.seed)
     head = make().to(place)
     trainer = _trainer_of(head, histories, torch.from_numpy(vectors).to(place), training, rng, timing)
-    seasons = timing.seasons if timing else None
     limit = training.max_passes if passes is None else passes
     total, every = max(1, round(limit * trainer.steps_per_pass)), _round_steps(trainer, training)
     started, curve = time.monotonic(), list[dict[str, float]]()
@@ -182,7 +182,7 @@ def train_next_item(
             bar.update(steps)
             if validation is not None:
                 with trainer.averaged():
-                    record |= _validate(head, vectors, *validation, keep_seen, seasons)
+                    record |= _validate(head, vectors, *validation, keep_seen, timing.seasons)
                     best = best.better(record["ndcg@10"] + record["recall@100"], record["passes"], head)
                 bar.set_postfix({name: f"{record[name]:.4f}" for name in ("loss", "ndcg@10", "recall@100")})
                 late = training.out_of_time(record["seconds"], record["passes"])
@@ -206,11 +206,11 @@ def _trainer_of(
     vectors: Tensor,
     training: HeadTraining,
     rng: np.random.Generator,
-    timing: Timing | None,
+    timing: Timing,
 ) -> HeadTrainer:
     """Over the windows of these histories."""
     length, most = head.config.history_items, training.max_windows
-    apart, seasons = (timing.apart, timing.seasons) if timing else (None, None)
+    apart, seasons = timing.apart, timing.seasons
     cut = Timing(
         None if apart is None else windows_of_places(apart, length, most),
         None if seasons is None else replace(seasons, eras=windows(seasons.eras, length, most)),
