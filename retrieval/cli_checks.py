@@ -68,14 +68,19 @@ def check_out(out: Path) -> None:
         raise ValueError(f"--out: expected a place to write, got {str(out)!r}: {why}; name another place") from error
 
 
-def check_evaluation(json_file: Path | None, report: Path | None, users: Path | None, segment: str | None) -> None:
-    """Before hours of work, not after: what goes together is there, and the files can be written.
+def check_evaluation(
+    json_file: Path | None, report: Path | None, users: Path | None, segment: str | None, split: str
+) -> None:
+    """Before hours of work, not after: what goes together is there, the split is one, and the files can be written.
 
     Raises:
         ValueError: an option without its other half, or no file that can be written. ImportError: no matplotlib.
     """
+    from retrieval.data import SPLITS
     from retrieval.report import check_report_path
 
+    if split not in SPLITS:
+        raise ValueError(f"--split: expected one of {', '.join(SPLITS)}, got {split!r}")
     if segment is not None and users is None:
         raise ValueError(f"--segment-column: expected --users FILE with it, got {segment!r} alone; name the table")
     check_readable(users)

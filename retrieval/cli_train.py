@@ -219,7 +219,7 @@ def evaluate(
     Example: tandem evaluate --items items.csv --interactions interactions.csv --json evaluation.json
     """
     say = Teller(quiet)
-    check_evaluation(json_file, report, users, segment)
+    check_evaluation(json_file, report, users, segment, split)
     chosen = chosen_config(config, sets, keep_seen=keep_seen, device=device, seed=seed)
     table, taken = read_tables(items, interactions, reading, say)
     from retrieval.benchmark import segments_of

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from retrieval.config import Config
-from retrieval.data import Interactions, Items, Split, cold_items, leave_last_out, time_split
+from retrieval.data import SPLITS, Interactions, Items, Split, cold_items, leave_last_out, time_split
 from retrieval.encoder.text_encoder import TextEncoder
 from retrieval.fit import Fitted, fit
 from retrieval.histories import histories_of, last_visits
@@ -23,7 +23,6 @@ from retrieval.stage_figures import Rankings, segment_figures, summarise
 from retrieval.stage_one import in_batches, sub_queries
 from retrieval.two_stage import batch_size
 
-SPLITS = ("leave-last-out", "time")
 # What the sources are called in a report; the rest keep their names.
 _STAGE_OF_SOURCE = {"popular": "popularity"}
 _DEPTH = 100

@@ -4,6 +4,7 @@ from retrieval.data.ids import IdMap, canonical_id
 from retrieval.data.report import ReadReport
 from retrieval.data.sources import read_interactions, read_items, read_users
 from retrieval.data.split import (
+    SPLITS,
     ColdItems,
     Split,
     Targets,
@@ -16,6 +17,7 @@ from retrieval.data.split import (
 from retrieval.data.tables import Impressions, Interactions, Items, Users
 
 __all__ = [
+    "SPLITS",
     "ColdItems",
     "IdMap",
     "Impressions",

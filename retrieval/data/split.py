@@ -13,6 +13,10 @@ import numpy as np
 from retrieval.data.tables import Interactions
 
 
+SPLITS = ("leave-last-out", "time")
+"""By the names that an evaluation calls them."""
+
+
 @dataclass(frozen=True, eq=False)
 class Targets:
     """Held-out items per user: user n has items[offsets[n]:offsets[n + 1]], in time order."""

@@ -72,10 +72,16 @@ def test_where_an_evaluation_goes_is_made_before_the_work(tmp_path, capsys):
     assert "expected a file to write, got the directory" in capsys.readouterr().err
 
 
-def test_a_segment_column_without_users_is_bad_input(tmp_path, capsys):
-    arguments = ["--items", "nowhere.csv", "--interactions", "nowhere.csv", "--segment-column", "segment"]
-    assert main(["evaluate", *arguments]) == 2
-    assert capsys.readouterr().err.startswith("error: --segment-column: expected --users FILE with it, got 'segment'")
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--segment-column", "segment", "expected --users FILE with it, got 'segment'"),
+        ("--split", "times", "expected one of leave-last-out, time, got 'times'"),
+    ],
+)
+def test_an_option_that_cannot_be_is_told_before_the_tables_are_read(capsys, option, value, said):
+    assert main(["evaluate", "--items", "nowhere.csv", "--interactions", "nowhere.csv", option, value]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {option}: {said}")
 
 
 @pytest.mark.parametrize(
