@@ -12,7 +12,6 @@ import numpy as np
 
 from retrieval.data.tables import Interactions
 
-
 SPLITS = ("leave-last-out", "time")
 """By the names that an evaluation calls them."""
 
