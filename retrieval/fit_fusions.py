@@ -48,7 +48,12 @@ class FittedFusion:
 
 
 def fit_recall_fusion(catalogue: Catalogue, worlds: Sequence[World], config: Config) -> Fusion:
-    """The fusion that orders the union of the sources, fitted on the validation users' unions."""
+    """The fusion that orders the union of the sources, fitted on the validation users' unions.
+
+    By time, lists that count alike and a penalty by recall@100 hold more and order worse: each of five moments of
+    MovieLens-1M by fusions of the other four has +.0094 (+- .0031) of recall@100 and -.0019 (+- .0012) of NDCG@10 in
+    the order made of these candidates, two moments of Online Retail II by two older ones -.0011 and -.0002.
+    """
     parts, names = [], list[str]()
     deep = _DEEP_BY_TIME if config.lists.by_time else _DEEP
     for world in worlds:
