@@ -128,18 +128,21 @@ class _Parser:
             raise self.fail(repr(text) if text else "'and', 'or' or the end")
 
     def any_of(self, depth: int) -> Filter:
+        """One or more `all_of`, joined by `or`."""
         parts = [self.all_of(depth)]
         while self.take("word", "or"):
             parts.append(self.all_of(depth))
         return parts[0] if len(parts) == 1 else Or(tuple(parts))
 
     def all_of(self, depth: int) -> Filter:
+        """One or more `one`, joined by `and`."""
         parts = [self.one(depth)]
         while self.take("word", "and"):
             parts.append(self.one(depth))
         return parts[0] if len(parts) == 1 else And(tuple(parts))
 
     def one(self, depth: int) -> Filter:
+        """A comparison, its negation, or a whole filter in brackets; `depth` more of these may lie in it."""
         if depth == 0:
             raise ValueError(f"filter: expected at most {MAX_DEPTH} levels of brackets")
         if self.take("word", "not"):
@@ -151,6 +154,7 @@ class _Parser:
         return self.comparison()
 
     def comparison(self) -> Filter:
+        """A column, an operator and what it is compared with."""
         token = self.take("name") or self.take("column")
         if token is None:
             raise self.fail("the name of a column")
@@ -170,6 +174,7 @@ class _Parser:
         return make_compare(column, sign.text, self.value(), self.budget)
 
     def values(self) -> list[Value]:
+        """What stands in the brackets after `in`: at least one."""
         self.expect("sign", "(")
         values = [self.value()]
         while self.take("sign", ","):
@@ -178,6 +183,7 @@ class _Parser:
         return values
 
     def value(self) -> Value:
+        """A number, a text or a truth value."""
         if token := self.take("number"):
             whole = re.fullmatch(r"[-+]?\d{1,300}", token.text)  # more digits than a float has: no finite number
             return int(token.text) if whole else float(token.text)

@@ -76,11 +76,10 @@ def check_evaluation(
     Raises:
         ValueError: an option without its other half, or no file that can be written. ImportError: no matplotlib.
     """
-    from retrieval.data import SPLITS
+    from retrieval.data import require_split
     from retrieval.report import check_report_path
 
-    if split not in SPLITS:
-        raise ValueError(f"--split: expected one of {', '.join(SPLITS)}, got {split!r}")
+    require_split(split, option="--split")
     if segment is not None and users is None:
         raise ValueError(f"--segment-column: expected --users FILE with it, got {segment!r} alone; name the table")
     check_readable(users)

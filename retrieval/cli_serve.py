@@ -21,6 +21,7 @@ K = Annotated[int, typer.Option("--k", "-k", help="How many items, 1 to 1000.")]
 Filter = Annotated[
     str | None, typer.Option("--filter", help="Only these items, e.g. 'category = \"Books\" and not price >= 20'.")
 ]
+User = Annotated[str | None, typer.Option("--user", "-u", help="A user id.")]
 HistoryIds = Annotated[
     list[str] | None, typer.Option("--history", help="Item ids, oldest first: a,b,c (or a JSON array); repeatable.")
 ]
@@ -49,7 +50,7 @@ def register(app: typer.Typer) -> None:
 
 def recommend(
     bundle: Bundle,
-    user: Annotated[str | None, typer.Option("--user", "-u", help="A user id.")] = None,
+    user: User = None,
     history: HistoryIds = None,
     item: OneItem = None,
     k: K = 10,
@@ -119,23 +120,27 @@ def rerank(
     candidate: Annotated[
         list[str] | None, typer.Option("--candidate", help="One candidate; for ids with commas; repeatable.")
     ] = None,
+    user: User = None,
     history: HistoryIds = None,
     item: OneItem = None,
     as_json: Json = False,
     device: Device = "auto",
     precision: Precision = "auto",
 ) -> None:
-    """Candidates from elsewhere in the final order for a history.
+    """Candidates from elsewhere in the final order for a user, or for a history of items (oldest first).
 
     \b
+    tandem rerank bundle --user 42 --items 172,174,210
     tandem rerank bundle --history 50,181 --items 172,174,210
     """
     candidates = _ids("--items", items, candidate)
     if candidates is None:
         raise ValueError("rerank: expected candidates, got none; give them as --items a,b,c")
-    given = _ids("--history", history, item) or []
+    given = _ids("--history", history, item)
+    if given is None and user is None:
+        given = []  # nothing is known of them: the popular order
     recommender = _load(bundle, device, precision)
-    found = recommender.rerank(given, candidates)
+    found = recommender.rerank(given, candidates, user_id=user)
     cli_show.show_list(recommender, found, as_json=as_json, explain=True, history=given)
 
 

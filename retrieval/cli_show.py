@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from retrieval.results import Recommendation, RecommendationList
 
 _HISTORY_SHOWN = 5
+_IGNORED_SHOWN = 5
 # The bundle's own figure is there after every fit; that of an evaluation only where one was made.
 _FIGURES = {"validation_ndcg@10": "validation ndcg@10", "ndcg@10": "test ndcg@10"}
 _RIGHT = ("rank", "score", "recall", "rerank")
@@ -37,6 +38,7 @@ def show_list(
             "user_id": found.user_id,
             "note": found.note,
             "ignored_history": found.ignored_history,
+            "ignored_ids": found.ignored_ids,
             "items": [{name: _plain(value) for name, value in asdict(item).items()} for item in found],
         }
         print(render_json(document))
@@ -91,9 +93,10 @@ def _remarks(found: RecommendationList) -> list[str]:
     lines = []
     if found.note:
         lines.append(f"note: {found.note}")
-    if found.ignored_history:
+    if ignored := found.ignored_ids:
+        named = ", ".join(one[:60] for one in ignored[:_IGNORED_SHOWN]) + ", ..." * (len(ignored) > _IGNORED_SHOWN)
         lines.append(
-            f"note: {found.ignored_history} items of the history are not in the catalogue and were left out "
+            f"note: {len(ignored)} items of the history are not in the catalogue and were left out: {named} "
             "(ids are text: 1 is not 01)"
         )
     return [printable(line) for line in lines]

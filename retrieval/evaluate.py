@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from retrieval.config import Config
-from retrieval.data import SPLITS, Interactions, Items, Split, cold_items, leave_last_out, time_split
+from retrieval.data import Interactions, Items, Split, cold_items, leave_last_out, require_split, time_split
 from retrieval.encoder.text_encoder import TextEncoder
 from retrieval.fit import Fitted, fit
 from retrieval.histories import histories_of, last_visits
@@ -57,11 +57,9 @@ def make_split(interactions: Interactions, name: str, *, at: float | None = None
     Raises:
         ValueError: an unknown name, or data that has no clock (see `retrieval.data.time_split`).
     """
-    if name == "leave-last-out":
-        return leave_last_out(interactions)
-    if name == "time":
+    if require_split(name) == "time":
         return time_split(interactions, at=at)
-    raise ValueError(f"split: expected one of {', '.join(SPLITS)}, got {name!r}")
+    return leave_last_out(interactions)
 
 
 def validated_as(config: Config, split: str) -> Config:

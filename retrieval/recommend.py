@@ -12,7 +12,7 @@ import pandas as pd
 from indexes import Hits
 from retrieval.config import Config
 from retrieval.data import IdMap, Interactions, canonical_id
-from retrieval.data.ids import listed
+from retrieval.data.ids import listed, shown
 from retrieval.explain import explain_item, found_by
 from retrieval.histories import histories_of, last_visits
 from retrieval.item_filter import item_mask
@@ -29,12 +29,13 @@ Filters = str | Mapping[str, object] | None
 class _Asked:
     """Whose list is wanted: item rows, oldest first, and the last visit (see `Queries`; None: not known).
 
-    ignored: how many ids the catalogue does not know. note: where the list is not by the user's own history.
+    ignored: the ids of the history that the catalogue does not know. note: where the list is not by the user's own
+        history.
     """
 
     rows: np.ndarray
     visit: np.ndarray | None = None
-    ignored: int = 0
+    ignored: tuple[str, ...] = ()
     note: str = ""
 
 
@@ -103,7 +104,7 @@ class Recommender:
         """The k best items for a known user, or for a history of item ids, oldest first.
 
         An unknown user without a history gets the popular list, and the note says so. Items of the history that the
-        catalogue does not know are left out and counted. What is thought of an item depends neither on the filter nor
+        catalogue does not know are left out and named. What is thought of an item depends neither on the filter nor
         on k: a filtered list is the same list without the others, and with what then has its turn. (A k above the
         rerank depth lets more candidates in, so that one of them may stand among the first.)
 
@@ -183,39 +184,43 @@ class Recommender:
         hits = dense.index.search(dense.item_vectors[[row]], check_k(k) + 1, allowed=self._allowed(filters))
         return self._plain_list(hits, k, skip=row)
 
-    def rerank(self, history: Sequence[str], item_ids: Sequence[str]) -> RecommendationList:
-        """The given items in the final order for this history (item ids, oldest first): candidates from elsewhere.
+    def rerank(
+        self, history: Sequence[str] | None, item_ids: Sequence[str], *, user_id: str | None = None
+    ) -> RecommendationList:
+        """Candidates from elsewhere in the final order for a history (item ids, oldest first) or for a user.
+
+        The history counts where both are given, as in `recommend`; None takes the user's own.
 
         Raises:
-            KeyError: an unknown candidate. ValueError: a candidate twice, or none.
+            KeyError: an unknown candidate. ValueError: a candidate twice, or none; or neither a user nor a history.
         """
         candidates = listed("item_ids", item_ids, "item ids")
         wanted = self.item_ids.to_rows(candidates)
         if not len(wanted) or len(np.unique(wanted)) != len(wanted):
             raise ValueError(f"rerank: expected distinct candidates, at least one, got {candidates!r}")
-        asked = self._asked(None, history)
+        asked = self._asked(user_id, history)
         queries = self._queries([asked])
         only = np.zeros(len(self.item_ids), dtype=bool)
         only[wanted] = True
         found = self.model.recall(queries, only=only, depth=len(wanted), extra=[wanted])
         ranked = self.model.finish(queries, found)
-        return RecommendationList(
-            self._items(ranked, asked, len(wanted), False),
-            None,
-            asked.note or self._cold_note(asked.rows, None),
-            asked.ignored,
-        )
+        name = None if user_id is None else canonical_id(user_id)
+        items = self._items(ranked, asked, len(wanted), False)
+        return RecommendationList(items, name, asked.note or self._cold_note(asked.rows, name), asked.ignored)
 
     def _asked(self, user_id: str | None, history: Sequence[str] | None) -> _Asked:
         """Whose list is wanted: of a history that is given only its order is known, not how long ago it was."""
         if history is not None:
-            asked = self.item_ids.to_rows(listed("history", history, "item ids"), unknown="ignore")
+            given = listed("history", history, "item ids")
+            asked = self.item_ids.to_rows(given, unknown="ignore")
             rows = asked[asked >= 0]
+            strangers = [given[place] for place in np.flatnonzero(asked < 0)]
+            ignored = tuple(one if isinstance(one, str) else shown(one) for one in strangers)
             known = user_id is not None and user_id in self.users
             note = f"by the history given, not by that of user {canonical_id(user_id)!r}" if known and len(rows) else ""
-            return _Asked(rows, ignored=len(asked) - len(rows), note=note)
+            return _Asked(rows, ignored=ignored, note=note)
         if user_id is None:
-            raise ValueError("recommend: expected a user_id or a history, got neither")
+            raise ValueError("expected a user_id or a history, got neither")
         row = int(self.users.to_rows([user_id], unknown="ignore")[0])
         if row < 0:
             note = f"unknown user {canonical_id(user_id)!r}: the most popular items"

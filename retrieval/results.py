@@ -36,13 +36,13 @@ class RecommendationList:
 
     note: said when the list is not what was asked for, e.g. a popular list for somebody unknown, or fewer items than k;
         "" otherwise.
-    ignored_history: how many items of the given history the catalogue does not know.
+    ignored_ids: the items of the given history that the catalogue does not know, in its order.
     """
 
     items: tuple[Recommendation, ...]
     user_id: str | None = None
     note: str = ""
-    ignored_history: int = 0
+    ignored_ids: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.items)
@@ -56,6 +56,11 @@ class RecommendationList:
     def __str__(self) -> str:
         lines = [f"{item.rank:3}. {item.title or item.item_id}  {item.score:.3f}" for item in self.items]
         return "\n".join([self.note] * bool(self.note) + lines)
+
+    @property
+    def ignored_history(self) -> int:
+        """How many items of the given history the catalogue does not know."""
+        return len(self.ignored_ids)
 
     @property
     def item_ids(self) -> list[str]:

@@ -4,7 +4,6 @@ from retrieval.data.ids import IdMap, canonical_id
 from retrieval.data.report import ReadReport
 from retrieval.data.sources import read_interactions, read_items, read_users
 from retrieval.data.split import (
-    SPLITS,
     ColdItems,
     Split,
     Targets,
@@ -12,12 +11,12 @@ from retrieval.data.split import (
     leave_last_out,
     moment_at,
     repeat_share,
+    require_split,
     time_split,
 )
 from retrieval.data.tables import Impressions, Interactions, Items, Users
 
 __all__ = [
-    "SPLITS",
     "ColdItems",
     "IdMap",
     "Impressions",
@@ -35,5 +34,6 @@ __all__ = [
     "read_items",
     "read_users",
     "repeat_share",
+    "require_split",
     "time_split",
 ]

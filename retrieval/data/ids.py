@@ -69,11 +69,12 @@ def canonical_id(value: object) -> str:
     """
     text, fault = _examine(value)
     if fault:
-        raise ValueError(f"id {fault}, got {_shorten(value)}")
+        raise ValueError(f"id {fault}, got {shown(value)}")
     return text
 
 
-def _shorten(value: object) -> str:
+def shown(value: object) -> str:
+    """An id, or what was given for one, in a message: at most about 70 characters."""
     if isinstance(value, int) and value.bit_length() > 800:
         return "a very long whole number"
     text = repr(value[:60] if isinstance(value, str | bytes) else value)
@@ -87,7 +88,7 @@ def listed(name: str, values: object, of: str) -> list:
         ValueError: one text, whose letters would be taken for ids, or what holds nothing at all.
     """
     if isinstance(values, str | bytes) or not isinstance(values, Iterable):
-        got = f"{type(values).__name__} {_shorten(values)}"
+        got = f"{type(values).__name__} {shown(values)}"
         raise ValueError(f"{name}: expected a sequence of {of}, got the single {got}; put it in a list")
     return list(values)
 

@@ -16,6 +16,13 @@ SPLITS = ("leave-last-out", "time")
 """By the names that an evaluation calls them."""
 
 
+def require_split(name: str, *, option: str = "split") -> str:
+    """The name, if it is one of `SPLITS`; raises ValueError otherwise, with what the caller calls it."""
+    if name not in SPLITS:
+        raise ValueError(f"{option}: expected one of {', '.join(SPLITS)}, got {name!r}")
+    return name
+
+
 @dataclass(frozen=True, eq=False)
 class Targets:
     """Held-out items per user: user n has items[offsets[n]:offsets[n + 1]], in time order."""

@@ -243,7 +243,8 @@ def test_a_history_may_come_in_one_option_or_item_by_item(run, bundle):
 
 
 def test_what_was_not_as_asked_is_said(run, bundle):
-    assert "1 items of the history are not in the catalogue" in run("recommend", bundle, "--history", "toy-01,zzz")[1]
+    out = run("recommend", bundle, "--history", "toy-01,zzz")[1]
+    assert "1 items of the history are not in the catalogue and were left out: zzz (ids" in out
     assert "unknown user 'stranger': the most popular items" in run("recommend", bundle, "--user", "stranger")[1]
     few = ("search", bundle, "cat", "--filter", "colour = 'new'")
     assert run(*few)[1].endswith("\nnote: only 4 of the 10 items asked for fit\n")
@@ -268,6 +269,10 @@ def test_search_similar_and_rerank_print_what_the_recommender_answers(run, bundl
         (
             ["rerank", bundle, "--history", "toy-01", "--items", "film-01,toy-02", "--candidate", "toy-03", *EXACT],
             recommender.rerank(["toy-01"], ["film-01", "toy-02", "toy-03"]),
+        ),
+        (
+            ["rerank", bundle, "--user", "toy-fan-01", "--items", "film-01,toy-02", *EXACT],
+            recommender.rerank(None, ["film-01", "toy-02"], user_id="toy-fan-01"),
         ),
     ]:
         document = json.loads(run(*arguments, "--json")[1])

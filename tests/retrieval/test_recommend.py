@@ -90,11 +90,17 @@ def test_a_history_in_the_call_wins_over_the_stored_one(recommender):
     assert unknown.note == "no usable history of user 'toy-fan-00': the most popular items"
 
 
-def test_unknown_items_of_a_history_are_counted_and_left_out(recommender):
+def test_unknown_items_of_a_history_are_named_and_left_out(recommender):
     history = history_of("film", 5)
     found = recommender.recommend(history=["no such item", *history, "nor this"], k=10)
     assert found.items == recommender.recommend(history=history, k=10).items
     assert found.ignored_history == 2
+    assert found.ignored_ids == ("no such item", "nor this")
+
+
+def test_what_is_no_id_is_named_as_what_it_is(recommender):
+    found = recommender.recommend(history=[None, 12, 10**5000, "film-01"], k=5)
+    assert found.ignored_ids == ("None", "12", "a very long whole number")
 
 
 def test_an_unknown_user_gets_the_popular_items_and_is_told(recommender, interactions):

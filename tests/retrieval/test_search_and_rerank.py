@@ -106,6 +106,27 @@ def test_reranking_without_a_history_is_the_popular_order_and_says_so(recommende
     assert found.note == "no usable history: the most popular items"
 
 
+def test_candidates_are_reranked_for_a_known_user_as_in_the_users_list(recommender):
+    own = recommender.recommend("toy-fan-00", k=20)
+    found = recommender.rerank(None, own.item_ids[::-2], user_id="toy-fan-00")
+    assert found.user_id == "toy-fan-00"
+    scores = {item.item_id: item.score for item in own}
+    assert found.item_ids == [name for name in own.item_ids if name in found.item_ids]
+    assert [item.score for item in found] == pytest.approx([scores[name] for name in found.item_ids], rel=1e-5)
+
+
+def test_a_given_history_counts_before_the_users_own(recommender):
+    candidates = ["film-01", "toy-07"]
+    found = recommender.rerank(["film-02"], candidates, user_id="toy-fan-00")
+    assert found.items == recommender.rerank(["film-02"], candidates).items
+    assert found.note == "by the history given, not by that of user 'toy-fan-00'"
+
+
+def test_reranking_for_nobody_is_refused(recommender):
+    with pytest.raises(ValueError, match="expected a user_id or a history, got neither"):
+        recommender.rerank(None, ["film-01"])
+
+
 @pytest.mark.parametrize("candidates", [[], ["toy-01", "toy-01"]])
 def test_no_candidate_or_one_twice_is_refused(recommender, candidates):
     with pytest.raises(ValueError, match="rerank: expected distinct candidates, at least one"):
