@@ -14,47 +14,23 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from indexes import DamagedArtefact, Locked
-from indexes.files import exclusive, fingerprint, replace_file, sync
+from indexes import DamagedArtefact
+from indexes.files import fingerprint, replace_file, sync
 from retrieval.batch.chunks import BatchOptions, Part, check_part, finish_chunk, finished_part, part_from
+from retrieval.batch.place import SUCCESS, Place, check_place, locked
 from retrieval.batch.plan import Plan, make_plan
 from retrieval.batch.users import UserStream
 from retrieval.recommend import Recommender
 
-SUCCESS = "_SUCCESS"
 FORMAT_VERSION = 1
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Where a run works: everything but `out` is inside the hidden working folder."""
-
-    out: Path
-    work: Path = field(init=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "work", self.out.with_name(f".{self.out.name}.partial"))
-
-    @property
-    def parts(self) -> Path:
-        return self.work / "parts"
-
-    @property
-    def receipts(self) -> Path:
-        return self.work / "receipts"
-
-    @property
-    def run_file(self) -> Path:
-        return self.work / "run.json"
 
 
 def run_batch(
@@ -81,15 +57,15 @@ def run_batch(
         indexes.Locked: another run writes to `out`. OSError: the disk is full; what was finished is kept.
     """
     started = time.monotonic()
-    place = _Place(Path(os.path.abspath(out)))
+    place = Place(Path(os.path.abspath(out)))
     if (users.chunk_users, users.segment) != (options.chunk_users, options.segment):
         raise ValueError("run_batch: expected the users in chunks as the options say; make UserStream from the options")
-    _check_place(place.out)
+    check_place(place.out)
     recommender.check(k=options.k, filters=options.filters)  # before the users are read and anything is written
     run = _identity(recommender, options)
     say(f"check the users of {users.name}")
     plan = make_plan(users)
-    with _locked(place):
+    with locked(place):
         finished = None if restart else _finished_before(place.out, run, plan, say)
         if finished is not None:
             shutil.rmtree(place.work, ignore_errors=True)
@@ -106,7 +82,7 @@ def _finish_all(
     users: UserStream,
     plan: Plan,
     options: BatchOptions,
-    place: _Place,
+    place: Place,
     run: dict[str, Any],
     restart: bool,
     progress: bool,
@@ -127,6 +103,8 @@ def _finish_all(
                     raise ValueError(f"{users.name}: the users changed while they were read; run again")
                 if parts[chunk.number] is None:
                     parts[chunk.number] = finish_chunk(recommender, chunk, options, **folders, done=bar.update)
+        if None in parts:  # fewer chunks than were counted
+            raise ValueError(f"{users.name}: the users changed while they were read; run again")
     except BaseException:
         n_kept = sum(part is not None for part in parts)
         say(
@@ -154,15 +132,6 @@ def _identity(recommender: Recommender, options: BatchOptions) -> dict[str, Any]
         "device": encoder.device.type,
         "precision": "none" if reranker is None else str(reranker.scorer.dtype).removeprefix("torch."),
     }
-
-
-def _check_place(out: Path) -> None:
-    if out.is_symlink() or (out.exists() and not out.is_dir()):
-        raise ValueError(f"{out}: expected a folder or nothing, found something else; name another --out")
-    if out.is_dir() and os.path.ismount(out):
-        raise ValueError(f"{out}: expected a folder that can be replaced, this is a mount point; name one inside it")
-    if out.is_dir() and not (out / SUCCESS).is_file() and next(out.iterdir(), None) is not None:
-        raise ValueError(f"{out}: expected an empty or new folder, found files that no batch wrote; name another --out")
 
 
 def _finished_before(out: Path, run: dict[str, Any], plan: Plan, say: Say) -> dict[str, Any] | None:
@@ -197,30 +166,7 @@ def _short(value: object) -> str:
     return text if len(text) <= 40 else text[:13] + "..."
 
 
-@contextmanager
-def _locked(place: _Place) -> Iterator[None]:
-    place.work.mkdir(parents=True, exist_ok=True)
-    lock = place.work / ".lock"
-    with exclusive(lock) as holder:
-        if holder is not None:
-            raise Locked(f"{place.out}: expected to be the only batch run, locked by process {holder}; try again later")
-        own = _inode(lock)  # it is held open, so that no other file gets this number
-        try:
-            yield
-        finally:
-            # Once the work is committed its folder is gone, and one of that name is another run's.
-            if _inode(lock) == own and {file.name for file in place.work.iterdir()} == {".lock"}:
-                shutil.rmtree(place.work, ignore_errors=True)
-
-
-def _inode(path: Path) -> int | None:
-    try:
-        return path.stat().st_ino
-    except FileNotFoundError:
-        return None
-
-
-def _open_run(place: _Place, run: dict[str, Any], *, restart: bool) -> None:
+def _open_run(place: Place, run: dict[str, Any], *, restart: bool) -> None:
     """Begin a run, or go on with one of the same identity."""
     if restart:
         for folder in (place.parts, place.receipts):
@@ -238,7 +184,7 @@ def _open_run(place: _Place, run: dict[str, Any], *, restart: bool) -> None:
         folder.mkdir(exist_ok=True)
 
 
-def _remove_strangers(place: _Place, finished: set[str]) -> None:
+def _remove_strangers(place: Place, finished: set[str]) -> None:
     """Take away what a killed run left half-made, and parts of users that are no longer asked for."""
     for file in place.parts.iterdir():
         if file.name not in finished:
@@ -263,7 +209,7 @@ def _report(
     }
 
 
-def _commit(place: _Place, report: dict[str, Any]) -> None:
+def _commit(place: Place, report: dict[str, Any]) -> None:
     """Write `_SUCCESS` and put the finished folder in its place, in one rename where nothing was there."""
     replace_file(place.parts / SUCCESS, json.dumps(report, indent=1).encode())
     old = place.work / "replaced"

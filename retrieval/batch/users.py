@@ -87,7 +87,7 @@ class UserStream:
         """Reason -> refused rows, of the last pass."""
         columns = ColumnMap("users", column_map)
         self._reader = ChunkReader(source, "users", columns, encoding=encoding, all_columns=True)
-        self._rejects, self._max_bad_rows = rejects, max_bad_rows
+        self._source, self._rejects, self._max_bad_rows = source, rejects, max_bad_rows
 
     @property
     def name(self) -> str:
@@ -115,7 +115,7 @@ class UserStream:
         n_read, n_kept, has_segments = 0, 0, False
         seen: Counter[str] = Counter()
         wanted = unicodedata.normalize("NFC", self.segment or "")  # as tables are read
-        with RejectLog(self._rejects, max_bad_rows=self._max_bad_rows) as log:
+        with RejectLog(self._rejects, source=self._source, max_bad_rows=self._max_bad_rows) as log:
             for chunk in reader:
                 n_read += len(chunk) + len(chunk.unreadable)
                 log.add_unreadable(str(chunk.file), chunk.unreadable)

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv as arrow_csv
 
+from retrieval.data import files
 from retrieval.data.chunks import Chunk, check_names
 from retrieval.data.files import BLOCK_BYTES, BoundedLines, as_text, check_encoding, explain_decode_error, open_bytes
 
@@ -82,7 +83,7 @@ def _read_plain_blocks(raw: IO[bytes], place: _Place) -> Iterator[Chunk]:
         end = data.rfind(b"\n") + 1 if block else len(data)
         place.done = not block
         body, pending = data[:end], data[end:]
-        if not body and not place.names:
+        if not body and (not place.names or len(data) > files.MAX_LINE_BYTES):
             place.done = False
             return
         if not place.names:

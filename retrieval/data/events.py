@@ -36,10 +36,15 @@ class EventReader:
         return tuple(self._codes)
 
     def read(self, column: pa.Array | list) -> tuple[np.ndarray, np.ndarray, list[tuple[np.ndarray, str]]]:
-        """Returns codes int16 (n,) (-1: no event), weights float32 (n,), and (mask, what is wrong) for every fault."""
-        if isinstance(column, list):
-            column = pa.array([plain_text(value) for value in column], pa.string())
-        names, places = arrow.encoded(arrow.lowered(arrow.trimmed(column)))
+        """Returns codes int16 (n,) (-1: no event), weights float32 (n,), and (mask, what is wrong) for every fault.
+
+        Raises:
+            TypeError: a column of lists or objects; the caller knows its name.
+        """
+        texts = pa.array(map(plain_text, column), pa.string()) if isinstance(column, list) else column
+        if pa.types.is_nested(texts.type):
+            raise TypeError(str(texts.type))
+        names, places = arrow.encoded(arrow.lowered(arrow.trimmed(texts)))
         codes, weights, faults = np.full(len(names) + 1, -1, np.int16), np.ones(len(names) + 1, np.float32), []
         for place, name in enumerate(names):
             weight = self._weights.get(name, 1.0 if self._takes_all else None)

@@ -50,6 +50,15 @@ def find_files(path: str | Path) -> tuple[list[Path], list[str]]:
     return [path], []
 
 
+def is_part_of(file: Path, table: Path) -> bool:
+    """Whether a file that is to be written is the table, or would be read as a part of the folder that it is."""
+    there, written = table.resolve(), file.resolve()
+    if there == written:
+        return True
+    is_hidden = written.name[:1] in ("", ".", "_")
+    return written.parent == there and format_of(written) is not None and not is_hidden
+
+
 class BoundedLines(io.RawIOBase):
     """Passes bytes on, and stops before a reader gathers a file's worth of them in one line or one batch of rows.
 
@@ -93,8 +102,13 @@ class BoundedLines(io.RawIOBase):
 
 
 def _explain_nul(file: Path) -> str:
+    number = 1
     with open_bytes(file) as raw:
-        number = next((number for number, line in enumerate(raw, start=1) if b"\0" in line), 1)
+        while block := raw.read(BLOCK_BYTES):  # not line by line: the line may be the whole file
+            before, nul, _ = block.partition(b"\0")
+            number += before.count(b"\n")
+            if nul:
+                break
     return f"{file}:{number}: holds a NUL byte; if the file is UTF-16, pass encoding='utf-16', else remove it"
 
 
@@ -135,7 +149,7 @@ def check_encoding(file: Path, encoding: str) -> str:
 def explain_decode_error(file: Path, encoding: str) -> ValueError:
     """Finds the first line that does not decode and says line, byte and what to do."""
     with open_bytes(file) as raw:
-        for number, line in enumerate(raw, start=1):
+        for number, line in enumerate(iter(lambda: raw.readline(MAX_LINE_BYTES), b""), start=1):
             try:
                 line.decode(encoding)
             except UnicodeDecodeError as error:

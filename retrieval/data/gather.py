@@ -72,7 +72,10 @@ class InteractionBuilder:
         weights, codes = np.ones(len(chunk), np.float32), np.full(len(chunk), -1, np.int16)
         if (column := chunk.columns.get("event")) is not None:
             self._has_events = True
-            codes, weights, found = self._events.read(column)
+            try:
+                codes, weights, found = self._events.read(column)
+            except TypeError as error:
+                raise ValueError(f"{chunk.file}: column 'event': expected text, found {error}") from None
             for mask, reason in found:
                 faults.mark(mask, f"event {reason}")
         if (column := chunk.columns.get("weight")) is not None:

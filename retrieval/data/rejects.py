@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from retrieval.data.files import is_part_of
+
 MAX_VALUE_CHARS = 200
 _N_EXAMPLES = 3
 _SHOWN_CHARS = 40
@@ -60,12 +62,19 @@ class RejectLog:
     """Counts refused rows, writes them to `path` if given, and stops the read when there are more than `max_bad_rows`.
 
     Use it as a context: the file appears under its name only when the read ends, also when it ends with an error.
+
+    Raises:
+        ValueError: a negative max_bad_rows, or a path that is the table `source` or would become a file of it.
     """
 
-    def __init__(self, path: str | Path | None, *, max_bad_rows: int | None) -> None:
+    def __init__(self, path: str | Path | None, *, source: object, max_bad_rows: int | None) -> None:
         if max_bad_rows is not None and max_bad_rows < 0:
             raise ValueError(f"expected max_bad_rows of 0 or more, or None for no limit, got {max_bad_rows}")
         self.path = Path(path) if path is not None else None
+        if self.path is not None and isinstance(source, str | Path) and is_part_of(self.path, Path(source)):
+            raise ValueError(
+                f"rejects: expected a place apart from the table {source} that is read, got {path}; name another one"
+            )
         self.counts: Counter[str] = Counter()
         self.emptied: Counter[str] = Counter()
         """Reason -> cells that became missing in rows that were kept."""
@@ -167,9 +176,20 @@ def values_of(columns: Mapping[str, pa.Array | list], place: int) -> dict[str, s
     """The cells of one row as text, each cut; missing ones are left out."""
     cells = {}
     for name, column in columns.items():
-        value = column[place] if isinstance(column, list) else column[place].as_py()
+        value = column[place] if isinstance(column, list) else _python_value(column[place])
         if value is not None:
             cells[name] = str(value[:MAX_VALUE_CHARS] if isinstance(value, str | bytes | list) else value)[
                 :MAX_VALUE_CHARS
             ]
     return cells
+
+
+def _python_value(cell: pa.Scalar) -> object:
+    """What Arrow holds, also dates beyond those that Python knows."""
+    try:
+        return cell.as_py()
+    except (OverflowError, ValueError):
+        try:
+            return cell.cast(pa.string()).as_py()
+        except pa.ArrowException:
+            return f"a {cell.type} that cannot be shown"

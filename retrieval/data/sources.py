@@ -55,7 +55,7 @@ def read_items(
     """
     reader = ChunkReader(source, "items", ColumnMap("items", column_map), encoding=encoding, all_columns=True)
     builder = CatalogueBuilder("item_id", ITEM_TEXTS, needs_words=not allow_empty)
-    log = RejectLog(rejects, max_bad_rows=max_bad_rows)
+    log = RejectLog(rejects, source=source, max_bad_rows=max_bad_rows)
     return Items(*_read_catalogue(reader, builder, log, on_duplicate=on_duplicate))
 
 
@@ -71,7 +71,7 @@ def read_users(
     """Reads the user table: user_id, segment, profile, attributes. Arguments and errors as for `read_items`."""
     reader = ChunkReader(source, "users", ColumnMap("users", column_map), encoding=encoding, all_columns=True)
     builder = CatalogueBuilder("user_id", ("segment", "profile"), needs_words=False)
-    log = RejectLog(rejects, max_bad_rows=max_bad_rows)
+    log = RejectLog(rejects, source=source, max_bad_rows=max_bad_rows)
     return Users(*_read_catalogue(reader, builder, log, on_duplicate=on_duplicate))
 
 
@@ -157,7 +157,7 @@ def read_interactions(
         source, "interactions", ColumnMap("interactions", column_map), encoding=encoding, all_columns=False
     )
     builder = InteractionBuilder(items, events, time_unit, unlabelled)
-    with RejectLog(rejects, max_bad_rows=max_bad_rows) as log:
+    with RejectLog(rejects, source=source, max_bad_rows=max_bad_rows) as log:
         for chunk in reader:
             log.add_unreadable(str(chunk.file), chunk.unreadable)
             builder.add(chunk, log)

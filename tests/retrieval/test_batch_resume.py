@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import resource
@@ -9,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -17,7 +19,8 @@ import pytest
 
 from indexes import DamagedArtefact, Locked
 from indexes.files import exclusive
-from retrieval.batch import check_output, local
+from retrieval.batch import BatchOptions, UserStream, check_output, local, run_batch
+from retrieval.batch.users import UserChunk
 from retrieval.recommend import Recommender
 from retrieval.storage import save_bundle
 from retrieval.update import add_items
@@ -150,6 +153,39 @@ def test_damaged_lists_are_found_and_made_again(recommender, users, tmp_path):
         check_output(tmp_path / "lists")
     assert score(recommender, users, tmp_path / "lists")["n_computed"] == 41
     assert part.read_bytes() == whole
+
+
+@pytest.mark.parametrize("restart", [False, True])
+@pytest.mark.parametrize("success", ["", "[]", '{"job": 1}', None])
+def test_a_folder_that_holds_what_no_batch_wrote_is_left_alone(recommender, users, tmp_path, success, restart):
+    out = tmp_path / "lists"
+    if success is None:  # ours, and somebody's file beside it
+        score(recommender, users[:8], out)
+        (out / "notes.txt").write_text("keep me")
+    else:
+        (out / "sub").mkdir(parents=True)
+        (out / "_SUCCESS").write_text(success)
+        (out / "part-00000-4f5a.snappy.parquet").write_bytes(b"PAR1")
+    before = sorted(out.rglob("*"))
+    with pytest.raises(ValueError, match=r"found files that no batch wrote \((_SUCCESS, part-00000-4f|notes\.txt\))"):
+        score(recommender, users[:8], out, restart=restart)
+    assert sorted(out.rglob("*")) == before
+
+
+def test_users_that_grow_fewer_while_they_are_read_are_refused(recommender, users, tmp_path):
+    class Shrinking(UserStream):
+        """Two chunks, and one from the second pass on."""
+
+        n_passes = 0
+
+        def __iter__(self) -> Iterator[UserChunk]:
+            self.n_passes += 1
+            return itertools.islice(super().__iter__(), 2 if self.n_passes == 1 else 1)
+
+    options = BatchOptions(k=K, chunk_users=8)
+    with pytest.raises(ValueError, match="the users changed while they were read; run again"):
+        run_batch(recommender, Shrinking(users[:16], chunk_users=8), tmp_path / "lists", options)
+    assert not (tmp_path / "lists").exists()
 
 
 def test_changed_options_are_refused_unless_told_to_restart(recommender, users, tmp_path):

@@ -4,10 +4,11 @@ import json
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 
-from retrieval.data import IdMap, read_interactions
-from tests.retrieval.data.writing import HEADER, interactions_csv
+from retrieval.data import IdMap, read_interactions, read_items
+from tests.retrieval.data.writing import HEADER, interactions_csv, jsonl, parquet, write
 
 # Labels, weights, ratings
 
@@ -127,6 +128,46 @@ def test_values_in_the_rejects_file_are_cut(tmp_path):
     rejects = tmp_path / "rejects.jsonl"
     interactions_csv(tmp_path, HEADER + f"{'x' * 1000},a,1\nu,a,1\n", rejects=rejects)
     assert json.loads(rejects.read_text())["values"] == {"user_id": "x" * 200, "item_id": "a", "timestamp": "1"}
+
+
+@pytest.mark.parametrize("place", ["x.csv", "link.csv", "sub/../x.csv"])
+def test_the_table_itself_is_no_place_for_refused_rows(tmp_path, place):
+    text = HEADER + "u,a,1\n,a,1\n"
+    file = write(tmp_path / "x.csv", text)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "link.csv").symlink_to(file)
+    with pytest.raises(ValueError, match="rejects: expected a place apart from the table"):
+        read_interactions(file, items=None, rejects=tmp_path / place)
+    assert file.read_text() == text
+
+
+def test_refused_rows_do_not_become_a_part_of_the_folder_that_is_read(tmp_path):
+    write(tmp_path / "x.csv", HEADER + "u,a,1\n,a,1\n")
+    with pytest.raises(ValueError, match="rejects: expected a place apart from the table"):
+        read_interactions(tmp_path, items=None, rejects=tmp_path / "rejects.jsonl")
+    for apart in ("_rejects.jsonl", "rejects.txt", "sub/rejects.jsonl"):  # these are not read as tables
+        read_interactions(tmp_path, items=None, rejects=tmp_path / apart)
+        assert "user_id is empty" in (tmp_path / apart).read_text()
+    assert len(read_interactions(tmp_path, items=None)) == 1
+
+
+def test_a_date_beyond_the_calendar_is_refused_and_shown(tmp_path):
+    times = pa.array([10**15, 2**62], pa.timestamp("us"))
+    strange = pa.array([[0], [2**62]], pa.list_(pa.timestamp("us")))
+    file = parquet(tmp_path / "x.parquet", {"user_id": ["u", "v"], "item_id": ["a", "b"], "timestamp": times})
+    rejects = tmp_path / "rejects.jsonl"
+    assert len(read_interactions(file, items=None, rejects=rejects)) == 1
+    assert "out of range" in json.loads(rejects.read_text())["values"]["timestamp"]
+    items = parquet(tmp_path / "items.parquet", {"item_id": ["a", ""], "title": ["cat", "dog"], "seen": strange})
+    assert len(read_items(items, rejects=rejects)) == 1
+    assert "cannot be shown" in json.loads(rejects.read_text())["values"]["seen"]
+
+
+@pytest.mark.parametrize("event", [["view"], {"kind": "view"}])
+def test_events_that_are_lists_or_objects_are_refused_by_the_columns_name(tmp_path, event):
+    file = jsonl(tmp_path / "x.jsonl", [{"user_id": "u", "item_id": "a", "timestamp": 1, "event": event}])
+    with pytest.raises(ValueError, match=r"x\.jsonl: column 'event': expected text, found (list|struct)"):
+        read_interactions(file, items=None)
 
 
 def test_data_frame_is_read_with_the_same_checks():

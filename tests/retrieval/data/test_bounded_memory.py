@@ -3,6 +3,7 @@
 import gzip
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pyarrow as pa
@@ -77,6 +78,27 @@ def test_line_that_does_not_end_is_refused(tmp_path, monkeypatch):
         (tmp_path / name).write_bytes(gzip.compress(b"item_id,title\n" + b"x" * (12 << 20)))
         with pytest.raises(ValueError, match=rf"{name}: a line is longer than 1 MB"):
             read_items(tmp_path / name)
+
+
+def test_line_over_many_blocks_is_refused_before_its_end_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "MAX_LINE_BYTES", 1 << 20)
+    file = tmp_path / "items.csv"
+    file.write_bytes(b"item_id,title\na," + b"x" * (24 << 20) + b"\n" + b"b,y\n")
+    with pytest.raises(ValueError, match=r"items\.csv: a line is longer than 1 MB"):
+        read_items(file)
+
+
+@pytest.mark.parametrize("byte", [b"\0", b"\xff"])
+def test_bad_byte_in_an_endless_line_is_named_in_bounded_memory(tmp_path, monkeypatch, byte):
+    monkeypatch.setattr(files, "MAX_LINE_BYTES", 8 << 20)
+    file = tmp_path / "items.csv.gz"
+    file.write_bytes(gzip.compress(b"item_id,title\na,cat\n" + byte * (256 << 20), compresslevel=1))
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"items\.csv\.gz:3: "):
+        read_items(file)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 200 << 20
 
 
 @pytest.mark.parametrize("name", ["x.csv", "x.jsonl"])
