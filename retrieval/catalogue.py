@@ -83,8 +83,13 @@ def make_catalogue(
     """Write the texts, embed them (from the encoder's cache where it knows them) and index the vectors.
 
     Raises:
-        ValueError: there are no items, or the template's fields name no column of the items at all.
+        ValueError: there are no items, or a template names what is no column of the items.
     """
+    for name in ("item_template", "history_template"):
+        fields = template_fields(getattr(text_config, name))
+        if unknown := [one for one in fields if one not in items.frame.columns]:
+            columns = ", ".join(items.frame.columns)
+            raise ValueError(f"text.{name}: expected columns of the items ({columns}) in braces, got {unknown[0]!r}")
     texts, titles = render_items(items, text_config)
     vectors = encoder.encode(texts, progress="embed items" if progress else None)
     index = build_index(vectors, family=family, seed=seed, device=device)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import tempfile
 from pathlib import Path
@@ -59,13 +60,18 @@ def check_out(out: Path) -> None:
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out: expected a directory for the bundle, got the file {str(out)!r}; name another place")
     nearest = next(place for place in (out, *out.absolute().parents) if place.exists())
+    _require_writable(nearest, "--out", out)
+
+
+def _require_writable(folder: Path, option: str, given: Path) -> None:
+    """Raises ValueError where nothing can be written there, and OSError where the disk is full."""
     try:
-        tempfile.TemporaryDirectory(prefix=".tandem-", dir=nearest).cleanup()
+        tempfile.TemporaryDirectory(prefix=".tandem-", dir=folder).cleanup()
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
         why = "it cannot be made or written"
-        raise ValueError(f"--out: expected a place to write, got {str(out)!r}: {why}; name another place") from error
+        raise ValueError(f"{option}: expected a place to write, got {str(given)!r}: {why}; name another") from error
 
 
 def check_evaluation(
@@ -85,8 +91,10 @@ def check_evaluation(
     check_readable(users)
     if report is not None:
         check_report_path(report)
-    for file in (json_file, report):
+    for option, file in (("--json", json_file), ("--report", report)):
         if file is not None:
             if file.is_dir():
-                raise ValueError(f"expected a file to write, got the directory {str(file)!r}")
-            file.parent.mkdir(parents=True, exist_ok=True)
+                raise ValueError(f"{option}: expected a file to write, got the directory {str(file)!r}")
+            with contextlib.suppress(FileExistsError, NotADirectoryError, PermissionError):  # told below
+                file.parent.mkdir(parents=True, exist_ok=True)
+            _require_writable(file.parent, option, file)

@@ -14,6 +14,13 @@ from retrieval.cli_checks import check_bundle_root, check_device
 from retrieval.cli_config import Device, Quiet
 from retrieval.cli_tables import Reading, Teller, read_items_table, read_tables, reads_tables
 
+MaxRemoved = Annotated[
+    float,
+    typer.Option(
+        "--max-removed", min=0.0, max=1.0, help="Stop where more of the bundle's items, or of its users, are left out."
+    ),
+]
+
 
 @reads_tables
 def build_index(
@@ -27,15 +34,7 @@ def build_index(
             "--interactions", help="All histories to serve from, instead of the bundle's; nothing is trained."
         ),
     ] = None,
-    max_removed: Annotated[
-        float,
-        typer.Option(
-            "--max-removed",
-            min=0.0,
-            max=1.0,
-            help="Stop where more of the bundle's items, or of its users, are left out.",
-        ),
-    ] = 0.5,
+    max_removed: MaxRemoved = 0.5,
     as_json: Annotated[bool, typer.Option("--json", help="What was done, as one line of JSON on stdout.")] = False,
     device: Device = None,
     quiet: Quiet = False,

@@ -209,10 +209,16 @@ def check(bundle: Bundle, as_json: Json = False) -> None:
     \b
     tandem check bundle
     """
+    from indexes import DamagedArtefact
     from retrieval.bundle_files import check_bundle
 
     started = time.monotonic()
-    facts = check_bundle(bundle)
+    try:
+        facts = check_bundle(bundle)
+    except DamagedArtefact as error:
+        if as_json:
+            cli_show.show_damage(bundle, str(error))
+        raise
     cli_show.show_facts(facts, as_json=as_json, seconds=time.monotonic() - started)
 
 

@@ -151,6 +151,11 @@ def show_facts(facts: Mapping[str, Any], *, as_json: bool, seconds: float) -> No
             print(printable(f"  {name}: {_fact(value)}"))
 
 
+def show_damage(bundle: Path, what: str) -> None:
+    """Print as JSON that a bundle is not intact, and why."""
+    print(render_json({"intact": False, "bundle": str(bundle), "error": what}))
+
+
 def _fact(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{name} {_fact(part)}" for name, part in value.items())

@@ -130,6 +130,8 @@ class Reading:
         """Where refused rows of a table go; the folder is made."""
         if self.rejects is None:
             return None
+        if self.rejects.exists() and not self.rejects.is_dir():
+            raise ValueError(f"--rejects: expected a folder, got the file {str(self.rejects)!r}; name another place")
         self.rejects.mkdir(parents=True, exist_ok=True)
         return self.rejects / f"{table}.rejects.jsonl"
 

@@ -25,7 +25,7 @@ from retrieval.cli_config import (
     overrides,
     show_config,
 )
-from retrieval.cli_rebuild import build_index
+from retrieval.cli_rebuild import MaxRemoved, build_index
 from retrieval.cli_tables import Reading, Teller, read_tables, reads_tables
 
 if TYPE_CHECKING:
@@ -156,11 +156,14 @@ def train_reranker(
     bundle: Annotated[Path, typer.Argument(help="A bundle whose configuration and source settings are taken over.")],
     items: ItemsPath,
     interactions: InteractionsPath,
+    max_removed: MaxRemoved = 0.5,
     sets: Sets = None,
     device: Device = None,
     quiet: Quiet = False,
 ) -> None:
     """Train the GPT-2 reranker for a bundle on (newer) interactions and publish it as the bundle's next version.
+
+    Both tables take the place of what the bundle has: give all items, and all interactions, not only what is new.
 
     Stage one is fitted again with the settings the bundle found, because its training lists must come from sources that
     never saw the evaluated interactions.
@@ -180,9 +183,13 @@ def train_reranker(
         **({"device": device} if device else {}),
     }
     chosen = config_from(merge_values(config_of(bundle).to_dict(), merge_values(over, overrides(sets))))
+    if not chosen.use_reranker:
+        raise ValueError("use_reranker: expected true, a reranker is to be trained; `tandem train-encoder` trains none")
     table, taken = read_tables(items, interactions, reading, say)
+    from retrieval.rebuild import KnownIds, require_kept
     from retrieval.storage import read_settings
 
+    require_kept(KnownIds.of(bundle), table, taken, max_removed=max_removed)
     _, settings, encoder = read_settings(bundle, device=device or "auto")
     _fit_and_publish(table, taken, chosen, bundle, say, quiet=quiet, settings=settings, encoder=encoder)
 
@@ -242,9 +249,9 @@ def evaluate(
         )[0]  # fmt: skip
 
     result = with_seeds(measure, chosen, seeds, say=say)
+    print(render_text(result, bold=sys.stdout.isatty()))  # before the files: whatever happens to these, here they are
     if json_file is not None:
         json_file.write_text(json.dumps(result, indent=1, default=float), encoding="utf-8")
-    print(render_text(result, bold=sys.stdout.isatty()))  # before the report: whatever happens to that, here they are
     if report is not None:
         write_report(result, report)
 

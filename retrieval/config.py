@@ -234,13 +234,21 @@ def merge_values(base: Mapping[str, typing.Any], over: Mapping[str, typing.Any])
     return merged
 
 
+def _sections_with(key: str) -> list[str]:
+    """The keys of this very name inside a section, as SECTION.KEY."""
+    hints = typing.get_type_hints(Config)
+    sections = {name: kind for name, kind in hints.items() if dataclasses.is_dataclass(kind)}
+    return [f"{name}.{key}" for name, kind in sections.items() if key in {one.name for one in dataclasses.fields(kind)}]
+
+
 def _refuse_unknown(values: Mapping[str, typing.Any], kind: type, prefix: str) -> None:
     hints = typing.get_type_hints(kind)
     known = {entry.name for entry in dataclasses.fields(kind)}
     for key, value in values.items():
         if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"; did you mean {prefix}{near[0]}?" if near else f"; known: {', '.join(sorted(known))}"
+            near = [f"{prefix}{name}" for name in difflib.get_close_matches(key, known, n=1)]
+            near = _sections_with(key) or near if kind is Config else near
+            hint = f"; did you mean {' or '.join(near)}?" if near else f"; known: {', '.join(sorted(known))}"
             raise ValueError(f"configuration: unknown key {prefix}{key}{hint}")
         inner = hints[key]
         if isinstance(inner, types.UnionType):

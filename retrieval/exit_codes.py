@@ -77,6 +77,10 @@ def error_line(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno in _FULL:
         where = f" ({error.filename})" if error.filename else ""
         return f"expected room on the disk, got none{where}: {error.strerror}; free some and give the command again"
+    if isinstance(error, PermissionError) and error.filename:
+        return (
+            f"{error.filename}: expected to be allowed to read or write it, got: {error.strerror}; see its permissions"
+        )
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     line = "".join(
         character if unicodedata.category(character) not in ("Cc", "Cs", "Zl", "Zp") else " " for character in text

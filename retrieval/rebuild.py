@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
+import pyarrow.parquet as pq
+
+from indexes.manifest import check_file
+from retrieval.bundle_files import open_bundle
 from retrieval.data import IdMap, Interactions, Items
 from retrieval.recommend import Recommender
 
@@ -39,17 +44,35 @@ def changes_of(old: Recommender, new: Recommender) -> Changes:
     )
 
 
+@dataclass(frozen=True)
+class KnownIds:
+    """Whom and what a bundle knows, without what it thinks of them."""
+
+    item_ids: IdMap
+    users: IdMap
+
+    @classmethod
+    def of(cls, bundle: Path) -> KnownIds:
+        """Those of a bundle (its root takes the current version). Raises as `open_bundle` without verifying."""
+        directory, manifest = open_bundle(bundle, verify=False)
+        columns = []
+        for name, column in (("items.parquet", "item_id"), ("users.parquet", "user_id")):
+            check_file(directory / name, manifest.files[name])
+            columns.append(pq.read_table(directory / name, columns=[column])[column].to_pylist())
+        return cls(*map(IdMap.of, columns))
+
+
 def require_kept(
-    recommender: Recommender, items: Items, interactions: Interactions | None, *, max_removed: float
+    known: Recommender | KnownIds, items: Items, interactions: Interactions | None, *, max_removed: float
 ) -> None:
-    """Refuse tables that leave out more than this share of the recommender's items or users.
+    """Refuse tables that leave out more than this share of the items or users that are known.
 
     Raises:
         ValueError: they do; what was left out is counted and named.
     """
-    pairs = [("items", recommender.item_ids, items.ids)]
+    pairs = [("items", known.item_ids, items.ids)]
     if interactions is not None:
-        pairs.append(("users", recommender.users, interactions.users))
+        pairs.append(("users", known.users, interactions.users))
     for what, before, now in pairs:
         gone = _gone(before, now)
         if what == "items" and len(gone) == len(before):

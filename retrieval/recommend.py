@@ -115,7 +115,7 @@ class Recommender:
         Raises:
             ValueError: k outside 1..1000, or neither a user nor a history, or a filter that cannot be read.
         """
-        asked = self._asked(user_id, history)
+        k, asked = check_k(k), self._asked(user_id, history)
         ranked = self._rank([asked], k=k, filters=filters)
         name = None if user_id is None else canonical_id(user_id)
         items = self._items(ranked, asked, k, explain)
@@ -169,8 +169,8 @@ class Recommender:
         wanted = clean_text(text) if isinstance(text, str) else ""
         if not wanted:
             raise ValueError(f"search: expected some text, got {text!r}")
-        catalogue = self.model.catalogue
-        hits = catalogue.index.search(catalogue.encoder.encode([wanted]), check_k(k), allowed=self._allowed(filters))
+        k, catalogue = check_k(k), self.model.catalogue
+        hits = catalogue.index.search(catalogue.encoder.encode([wanted]), k, allowed=self._allowed(filters))
         return self._plain_list(hits, k, skip=-1)
 
     def similar(self, item_id: str, *, k: int = 10, filters: Filters = None) -> RecommendationList:
@@ -181,7 +181,8 @@ class Recommender:
         """
         row = int(self.item_ids.to_rows([item_id])[0])
         dense = next(source for source in self.model.sources if isinstance(source, DenseSource))
-        hits = dense.index.search(dense.item_vectors[[row]], check_k(k) + 1, allowed=self._allowed(filters))
+        k = check_k(k)
+        hits = dense.index.search(dense.item_vectors[[row]], k + 1, allowed=self._allowed(filters))
         return self._plain_list(hits, k, skip=row)
 
     def rerank(

@@ -138,7 +138,9 @@ def check_encoding(file: Path, encoding: str) -> str:
         codec = codecs.lookup(encoding).name
         "a".encode(codec)  # base64 and its like are codecs, but of bytes, which this refuses
     except (LookupError, UnicodeError):
-        raise ValueError(f"expected the name of a text encoding, such as utf-8 or latin-1, got {encoding!r}") from None
+        raise ValueError(
+            f"encoding: expected the name of a text encoding, such as utf-8 or latin-1, got {encoding!r}"
+        ) from None
     with open_bytes(file) as raw:
         start = raw.read(4)
     if start[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) and not codec.startswith(("utf-16", "utf-32")):

@@ -79,7 +79,7 @@ def _read_catalogue(
     reader: ChunkReader, builder: CatalogueBuilder, log: RejectLog, *, on_duplicate: OnDuplicate
 ) -> tuple[IdMap, pd.DataFrame, ReadReport]:
     if on_duplicate not in ("error", "first", "last"):
-        raise ValueError(f"expected on_duplicate error, first or last, got {on_duplicate!r}")
+        raise ValueError(f"on_duplicate: expected error, first or last, got {on_duplicate!r}")
     id_types, n_read = IdTypes(), 0
     with log:
         for chunk in reader:

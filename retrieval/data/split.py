@@ -181,7 +181,7 @@ def cold_items(interactions: Interactions, *, share: float, seed: int = 0) -> Co
         ValueError: a share outside 0..1, or so small or large that no item is cold or none is left.
     """
     if not 0 < share < 1:
-        raise ValueError(f"expected a share between 0 and 1, got {share!r}")
+        raise ValueError(f"cold_items: expected a share between 0 and 1, got {share!r}")
     present = np.flatnonzero(interactions.item_counts())
     n_cold = round(share * len(present))
     if n_cold in (0, len(present)):

@@ -43,7 +43,7 @@ class TimeReader:
 
     def __post_init__(self) -> None:
         if self.unit not in ("auto", "seconds", "milliseconds", "positions"):
-            raise ValueError(f"expected time_unit auto, seconds, milliseconds or positions, got {self.unit!r}")
+            raise ValueError(f"time_unit: expected auto, seconds, milliseconds or positions, got {self.unit!r}")
         self._latest = time.time() + _CLOCK_SKEW_S
 
     def read(self, column: pa.Array | list, *, where: str) -> tuple[np.ndarray, list[tuple[np.ndarray, str]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 from safetensors import SafetensorError
 
+from indexes import list_versions
 from retrieval.cli import main
 from retrieval.exit_codes import error_line, exit_code_of
 from tests import world
@@ -128,6 +130,58 @@ def test_a_mistake_is_told_without_torch(own_bundle: Path, tmp_path: Path) -> No
     ]
     assert dict(zip(lines, after_commands(tmp_path, *lines), strict=True)) == dict.fromkeys(lines, "2")
     assert not (tmp_path / "new").exists()
+
+
+def test_tables_that_would_empty_a_bundle_train_no_reranker(own_bundle, tmp_path, capsys):
+    files = world.write_files(tmp_path)
+    few = world.interaction_frame()
+    few[few["user_id"].str.startswith("toy")].to_parquet(tmp_path / "few.parquet")
+    train = ["train-reranker", str(own_bundle), "--items", str(files.items), "--interactions"]
+    assert main([*train, str(tmp_path / "few.parquet"), "-q"]) == 2
+    assert "--interactions: expected most of the bundle's" in capsys.readouterr().err
+    assert main([*train, str(files.interactions), "--set", "use_reranker=false", "-q"]) == 2
+    assert "use_reranker: expected true" in capsys.readouterr().err
+    assert [version.name for version in list_versions(own_bundle)] == ["000001"]
+
+
+def test_a_place_that_cannot_be_written_is_told_before_the_work(tmp_path, capsys):
+    files = world.write_files(tmp_path)
+    tables = ["--items", str(files.items), "--interactions", str(files.interactions), "-q"]
+    for arguments, said in (
+        (["evaluate", "--json", "/proc/e.json"], "--json: expected a place to write, got '/proc/e.json'"),
+        (["evaluate", "--json", f"{files.items}/e.json"], "--json: expected a place to write, got"),
+        (["evaluate", "--report", "/proc/e.txt"], "--report: expected a place to write, got '/proc/e.txt'"),
+        (["fit", "--out", str(tmp_path / "new"), "--rejects", str(files.items)], "--rejects: expected a folder, got"),
+    ):
+        assert main([arguments[0], *tables, *arguments[1:]]) == 2
+        assert capsys.readouterr().err.startswith(f"error: {said}")
+
+
+def test_a_template_that_names_no_column_is_refused(tmp_path, capsys):
+    files = world.write_files(tmp_path)
+    fit = ["fit", "--items", str(files.items), "--interactions", str(files.interactions), "-q"]
+    fit += ["--config", str(files.config), "--out", str(tmp_path / "new")]
+    assert main([*fit, "--set", "text.item_template={title} {colours}"]) == 2
+    err = capsys.readouterr().err
+    assert "text.item_template: expected columns of the items (item_id, title, " in err
+    assert err.endswith("in braces, got 'colours'\n")
+
+
+def test_damage_is_told_as_json_too(own_bundle, capsys):
+    titles = own_bundle / "versions" / "000001" / "items.parquet"
+    titles.write_bytes(titles.read_bytes()[:-1])
+    assert main(["check", str(own_bundle), "--json"]) == 3
+    out, err = capsys.readouterr()
+    assert json.loads(out)["intact"] is False
+    assert err == f"error: {json.loads(out)['error']}\n"
+
+
+def test_a_want_of_permission_says_what_to_look_at():
+    error = PermissionError(13, "Permission denied", "bundle/.lock")
+    assert error_line(error) == (
+        "bundle/.lock: expected to be allowed to read or write it, got: Permission denied; see its permissions"
+    )
+    assert exit_code_of(error) == 4
 
 
 def test_a_bundle_is_checked_and_rolled_back_without_torch(own_bundle: Path, tmp_path: Path) -> None:

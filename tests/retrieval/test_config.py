@@ -50,6 +50,7 @@ def test_overrides_win_over_the_file(tmp_path):
     ("values", "message"),
     [
         ({"sead": 1}, r"unknown key sead; did you mean seed\?"),
+        ({"epochs": 1}, r"unknown key epochs; did you mean finetune\.epochs or rerank\.epochs\?"),
         ({"rerank": {"epoch": 1}}, r"unknown key rerank\.epoch; did you mean rerank\.epochs\?"),
         ({"text": {"template": "x"}}, r"unknown key text\.template; did you mean text\.item_template\?"),
         ({"index": {"zzz": 1}}, r"unknown key index\.zzz; known: .*family"),

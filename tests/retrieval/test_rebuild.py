@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from retrieval.data import IdMap
-from retrieval.rebuild import require_kept
+from retrieval.rebuild import KnownIds, require_kept
 
 
 @pytest.mark.parametrize("n_gone", [1, 7, 28, 29, 57, 99])
@@ -25,3 +25,8 @@ def test_the_share_that_the_error_names_allows_the_table(n_gone):
     require_kept(bundle, items, None, max_removed=float(named[1]))
     nobody: Any = SimpleNamespace(users=IdMap.of(["anna"]))
     require_kept(bundle, items, nobody, max_removed=float(named[1]))  # a bundle without users loses none
+
+
+def test_whom_a_bundle_knows_is_told_without_loading_it(bundle, recommender):
+    known = KnownIds.of(bundle)
+    assert (known.item_ids, known.users) == (recommender.item_ids, recommender.users)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -59,6 +60,15 @@ def test_a_list_says_that_fewer_items_fit_than_were_asked_for(recommender):
         assert (ask(k=5, filters=none).note, ask(k=5, filters=none).items) == (narrow, ())
     stranger = recommender.recommend("stranger", k=5, filters=few).note
     assert stranger == "unknown user 'stranger': the most popular items; only 4 of the 5 items asked for fit"
+
+
+def test_k_may_be_a_number_of_numpy(recommender):
+    for found in (
+        recommender.recommend("toy-fan-00", k=np.int64(3)),
+        recommender.search("red cat", k=np.int64(3)),
+        recommender.similar("toy-01", k=np.int64(3)),
+    ):
+        assert (len(found), found.note) == (3, "")
 
 
 def test_similar_to_an_unknown_item_is_refused(recommender):
