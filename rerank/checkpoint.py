@@ -50,6 +50,22 @@ def _sync(place: Path) -> None:
         os.close(handle)
 
 
+class OtherCheckpointError(ValueError):
+    """What lies in `directory` is of another configuration, other data or another start."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(
+            f"{directory}: this checkpoint is of another configuration or other data; remove it or change back"
+        )
+        self.directory = directory
+
+
+def remove_checkpoint(directory: Path) -> None:
+    """Remove a checkpoint and what an interrupted save left beside it."""
+    for ending in ("", ".old", ".new"):
+        shutil.rmtree(directory.with_name(directory.name + ending), ignore_errors=True)
+
+
 def load_checkpoint(directory: Path) -> tuple[dict[str, State], dict] | None:
     """What `save_checkpoint` wrote, or None if there is nothing to resume from. Raises ValueError if it is damaged."""
     for place in (directory, directory.with_name(directory.name + ".old")):

@@ -14,7 +14,7 @@ from torch import nn
 
 from rerank.assemble import Embedder
 from rerank.blocks import LiveBlock
-from rerank.checkpoint import load_checkpoint, optimizer_state, restore_optimizer, save_checkpoint
+from rerank.checkpoint import OtherCheckpointError, load_checkpoint, optimizer_state, restore_optimizer, save_checkpoint
 from rerank.config import RerankConfig
 from rerank.encode import Encoded, Encoder
 from rerank.engine import run_candidates, run_context
@@ -178,7 +178,7 @@ class TrainingRun:
         if self.max_seconds:
             done = max(done, (time.perf_counter() - self.started) / self.max_seconds)
         if done < self.config.warmup:
-            return max(done, 1 / self.total_steps) / self.config.warmup
+            return min(1.0, max(done, 1 / self.total_steps) / self.config.warmup)
         share = (done - self.config.warmup) / max(1 - self.config.warmup, 1e-9)
         return 0.5 * (1 + float(np.cos(np.pi * min(share, 1.0))))
 
@@ -253,7 +253,7 @@ class TrainingRun:
     def resume(self, directory: Path) -> None:
         """Take up an earlier run's state if there is one, and save there from now on.
 
-        Raises ValueError if it was another configuration, other data or another start.
+        Raises OtherCheckpointError, a ValueError, if it was another configuration, other data or another start.
         """
         self.checkpoint = directory
         self.data = digest_of(
@@ -264,9 +264,7 @@ class TrainingRun:
             return
         tensors, facts = found
         if (facts["config"], facts.get("data")) != (self.config.to_dict(), self.data):
-            raise ValueError(
-                f"{directory}: this checkpoint is of another configuration or other data; remove it or change back"
-            )
+            raise OtherCheckpointError(directory)
         self.model.load_state_dict(tensors["model"])
         restore_optimizer(self.optimizer, tensors["optimizer"], self.names)
         self.best_state = tensors["best"]

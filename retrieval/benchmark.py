@@ -232,9 +232,12 @@ def _folder(data: DataSet, options: Options) -> Path | None:
 
 
 def _digest(data: DataSet, trial: Trial) -> str:
-    """Changes when the data, the training part or the test users do."""
-    parts = (trial.train.user_rows, trial.train.item_rows, trial.users, *trial.targets)
-    total = 0
+    """Changes when the items, the training part or the test users do."""
+    train, shown = trial.train, trial.train.negatives
+    parts = [trial.users, *trial.targets]
+    for table in (train, shown):
+        parts += [table.user_rows, table.item_rows, table.times]
+    total = zlib.crc32(str(data.items.frame.to_json(orient="split", default_handler=str)).encode())
     for part in parts:
         total = zlib.crc32(np.ascontiguousarray(part).tobytes(), total)
     return f"{total:08x}-{len(data.items)}"

@@ -20,7 +20,6 @@ from retrieval.catalogue import Catalogue
 from retrieval.clock import Clock, Say
 from retrieval.config import Config
 from retrieval.data import Interactions, Items
-from retrieval.encoder.finetune import wants_finetuning
 from retrieval.encoder.text_encoder import TextEncoder
 from retrieval.encoder.train import TrainedHead
 from retrieval.fit_fusions import fit_final_fusion, fit_plain_fusion, fit_recall_fusion, recall_worlds
@@ -103,7 +102,8 @@ def fit(
     )
     with clock.step("embed", f"embed {len(items):,} items"):
         catalogue = catalogue_of(items, encoder, config, progress=progress)
-    found = _fit_recall(catalogue, held, config, settings, clock, progress)
+    tuned = finetuning is not None and bool(finetuning["kept"])
+    found = _fit_recall(catalogue, held, config, settings, clock, progress, finetuned=tuned)
     draft, settings, head = found.model, found.settings, found.head
     plain, full = _fit_second_stage(found, held, interactions, config, clock, progress, checkpoints)
     with clock.step("refit", "fit head and sources again on all interactions"):
@@ -144,11 +144,12 @@ def _fit_recall(
     settings: SourceSettings | None,
     clock: Clock,
     progress: bool,
+    *,
+    finetuned: bool,
 ) -> _Recall:
-    """Settings, head, sources and the fusion that orders their union."""
+    """Settings, head, sources and the fusion that orders their union; finetuned: whether BERT learned of histories."""
     base, validation, asked = held.base, held.validation, held.asked
     with clock.step("choose", "choose neighbour and EASE settings on validation"):
-        finetuned = wants_finetuning(config.encoder.finetune, device=config.device)
         settings = settings or choose_settings(
             catalogue, base, validation, by_time=held.by_time, finetuned=finetuned, seed=config.seed
         )

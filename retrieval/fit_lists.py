@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from retrieval.config import Config
+from retrieval.encoder.train import can_learn
 from retrieval.fit_steps import sources_in_space
 from retrieval.histories import Shown
 from retrieval.new_items import choose_new, could_be_right, forget, positions_among
@@ -50,8 +51,11 @@ def cross_fitted_lists(
             # What a fold's sources have not seen: its users, and some items that are new to them.
             new = choose_new(catalogue.n_items, config.lists.new_items, config.seed + 1 + turn * n_folds + number)
             others = [history if fold[user] != number else _EMPTY for user, history in enumerate(histories)]
+            known = forget(others, new)
+            if not can_learn(known):  # all of the few who took several items are in this fold
+                continue
             label = f"round {turn + 1}, fold {number + 1}/{n_folds}" if progress else None
-            sources = sources_in_space(catalogue, forget(others, new), settings, config, space=space, label=label)
+            sources = sources_in_space(catalogue, known, settings, config, space=space, label=label)
             users = np.flatnonzero(fold == number)
             positions = choose_positions(histories, users, per_user=per_user, shown=shown, rng=rng)
             positions = positions_among(positions, new)

@@ -6,12 +6,13 @@ import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 
 from rerank import HistoryModel, Reranker, train_reranker
+from rerank.checkpoint import OtherCheckpointError, remove_checkpoint
 from retrieval.clock import Clock
 from retrieval.config import Config
 from retrieval.data import Interactions, time_split
@@ -69,7 +70,8 @@ class Teacher:
         """
         config, clock = self.config, self.clock
         with clock.step("train_reranker", f"train the reranker on {len(lists):,} lists{purpose and f' ({purpose})'}"):
-            place = self.checkpoints / purpose if self.checkpoints else None
+            # A folder of its own: it is replaced as a whole, and fine-tuning has one beside it.
+            place = self.checkpoints / (purpose or "reranker") if self.checkpoints else None
             reranker = train_on_lists(self.model, lists, self.checks, config, progress=self.progress, checkpoints=place)
         # A reranker that reads words alone is also asked without vectors, and a history model reads nothing else.
         wanted = config.use_history_model and (like is None or like.history is not None)
@@ -170,7 +172,8 @@ def train_on_lists(
         prior=config.rerank.prior and soft,
         seed=config.seed,
     )
-    trained = train_reranker(
+    train = partial(
+        train_reranker,
         LazyLists(catalogue, lists, history_items=max(rerank.max_history_items, 1)),
         validation=validation,
         config=rerank,
@@ -179,6 +182,12 @@ def train_on_lists(
         progress=(lambda line: print(line, file=sys.stderr, flush=True)) if progress else False,
         checkpoint_directory=checkpoints,
     )
+    try:
+        trained = train()
+    except OtherCheckpointError as error:  # last night's fit was killed, and there is newer data
+        log.warning("%s: begun anew", error)
+        remove_checkpoint(error.directory)
+        trained = train()
     reranker, keep = trained.reranker, config.depths.all_blocks
     if 0 < keep < config.depths.rerank and len(validation) >= 2 and reranker.config.n_layer >= 2:
         report = reranker.fit_cascade(validation, n_blocks=reranker.config.n_layer // 2, keep=keep)

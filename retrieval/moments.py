@@ -14,6 +14,7 @@ import numpy as np
 from retrieval.catalogue import Catalogue
 from retrieval.config import Config
 from retrieval.data import Interactions, moment_at, time_split
+from retrieval.encoder.train import can_learn
 from retrieval.fit_lists import lists_at
 from retrieval.fit_steps import sources_in_space
 from retrieval.held_out import asked_after
@@ -77,7 +78,7 @@ def earlier_moments(
             keep_seen=config.keep_seen,
             seed=config.seed + number,
         )
-        if not len(asked):
+        if not len(asked) or not can_learn(histories):
             break
         label = f"moment {number + 1}/{n_moments}" if progress else None
         by_time = Timeline.of(interactions)

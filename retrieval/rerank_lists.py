@@ -6,6 +6,7 @@ features are as honest as they will be when serving; and every position lies bef
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -20,6 +21,9 @@ from retrieval.fusion import Fusion
 from retrieval.histories import Followed, Shown
 from retrieval.sources import ContentSource, Queries, Source, visits_of
 from retrieval.two_stage import batch_size, context_of, rerank_features, rerank_input
+
+_SHOWN_SHARE = 0.5
+"""Of a list, so much at most is there because it was shown."""
 
 
 @dataclass(frozen=True)
@@ -153,19 +157,35 @@ def make_lists(
             continue
         queries = _queries(catalogue, batch, keep_seen)
         context = context_of(queries)
-        shown = [position.shown for position in batch]
+        shown = [_possible(position.shown, allowed) for position in batch]
         pool = gather_candidates(sources, queries, per_source=per_source, details=details, allowed=allowed, extra=shown)
         order = recall_fusion.score(pool.features, context)
         for user, position in enumerate(batch):
-            # What was shown stays in the list however low stage one ranks it.
-            forced = np.isin(pool.rows[user], position.shown) & (pool.rows[user] >= 0)
-            order[user, forced] += 1e6
+            order[user, _certain(pool.rows[user], order[user], position, depth)] += 1e6
         ranked = pool.ordered(order, depth=depth)
         ranked = replace(ranked, scores=recall_fusion.score(ranked.features, context))
         for user, position in enumerate(batch):
             if np.isin(position.targets, ranked.rows[user]).any():
                 lists.append(list_of(ranked, user, position.history, position.targets, trained_vectors))
     return lists
+
+
+def _possible(rows: np.ndarray, allowed: np.ndarray | None) -> np.ndarray:
+    """Those of these items that may be candidates."""
+    return rows if allowed is None else rows[allowed[rows]]
+
+
+def _certain(rows: np.ndarray, scores: np.ndarray, position: Position, depth: int) -> np.ndarray:
+    """The places of a pool that a list of `depth` holds in any case, int64: what was shown, however low stage one ranks
+    it, but the best of it and no more than _SHOWN_SHARE; and what was taken, where stage one has it in so long a list.
+
+    A feed shows more than a list is long: nothing else would be left in it, not even what was taken.
+    """
+    real = np.flatnonzero(rows >= 0)
+    best = real[np.argsort(-scores[real], kind="stable")]
+    shown = best[np.isin(rows[best], position.shown)][: math.ceil(_SHOWN_SHARE * depth)]
+    taken = best[:depth][np.isin(rows[best[:depth]], position.targets)]
+    return np.union1d(shown, taken) if len(shown) else shown
 
 
 def list_of(

@@ -26,7 +26,8 @@ import pandas as pd
 import torch
 from sentence_transformers import SentenceTransformer
 
-from retrieval.encoder.text_encoder import DEFAULT_ENCODER, TextEncoder, has_fast_bfloat16
+from rerank.precision import has_bfloat16
+from retrieval.encoder.text_encoder import DEFAULT_ENCODER, TextEncoder
 
 BASELINE = "sentence_transformers"
 BACKENDS = ("packed", "padded", "openvino")
@@ -73,7 +74,7 @@ def make_texts(n_texts: int, *, seed: int) -> list[str]:
 def make_ways(model: SentenceTransformer, backends: Sequence[str]) -> dict[str, Way]:
     """Return the baseline, then every backend in float32 and, where the hardware is fast in it, in bfloat16."""
     ways = {BASELINE: Way(lambda texts: model.encode(list(texts), show_progress_bar=False))}
-    precisions = ["float32", "bfloat16"] if has_fast_bfloat16(model.device) else ["float32"]
+    precisions = ["float32", "bfloat16"] if has_bfloat16(model.device) else ["float32"]
     for backend in backends:
         for precision in precisions:
             encoder = TextEncoder(model, name="bench", precision=precision, backend=backend)

@@ -26,6 +26,7 @@ from sentence_transformers.sentence_transformer import losses
 from torch import nn
 from transformers import PrinterCallback, TrainerState
 
+from rerank.precision import has_bfloat16
 from retrieval.encoder.cache import VectorCache
 from retrieval.encoder.finetune_config import FinetuneConfig
 from retrieval.encoder.finetune_pairs import history_text_of, make_pairs
@@ -39,7 +40,7 @@ from retrieval.encoder.finetune_trainer import (
     last_checkpoint,
     training_arguments,
 )
-from retrieval.encoder.text_encoder import TextEncoder, has_fast_bfloat16, resolve_device
+from retrieval.encoder.text_encoder import TextEncoder, resolve_device
 from retrieval.text import TextConfig
 
 log = logging.getLogger(__name__)
@@ -203,7 +204,10 @@ def _run_name(
     """
     facts = {**asdict(config), "max_seconds": None}
     digest = hashlib.sha256(f"{encoder.fingerprint} {json.dumps(facts, sort_keys=True)}".encode())
-    checked = {"validation": [*check.history_texts, *map(str, check.targets)]} if check else {}
+    checked = {}
+    if check is not None:
+        masked = [] if check.keep_seen else [str(history.tolist()) for history in check.histories]
+        checked = {"validation": [*check.history_texts, *map(str, check.targets), *masked, *check.item_texts]}
     for name, texts in {**columns, **checked}.items():
         digest.update(json.dumps([name, texts]).encode())
     return f"finetune-{digest.hexdigest()[:16]}"
@@ -235,7 +239,7 @@ def _train(
         run,
         n_pairs=len(columns["item"]),
         device=place,
-        bfloat16=encoder.precision == "bfloat16" and has_fast_bfloat16(place),
+        bfloat16=encoder.precision == "bfloat16" and has_bfloat16(place),
         validated=check is not None,
     )
     trainer = SafeTrainer(

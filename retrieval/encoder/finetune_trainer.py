@@ -179,8 +179,10 @@ class StopEarly(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
-        """The clock of this process starts; a resumed run has its whole time again."""
+        """The clock of this process starts; a resumed run has its whole time again, but not its patience: the library
+        forgets that a run had ended by it."""
         self._started = time.monotonic()
+        control.should_training_stop |= self._has_lost_patience(state)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
@@ -194,9 +196,11 @@ class StopEarly(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: object
     ) -> None:
         """The figures so far stand in the state, so that a resumed run counts on."""
+        control.should_training_stop |= self._has_lost_patience(state)
+
+    def _has_lost_patience(self, state: TrainerState) -> bool:
         figures = [entry["figure"] for entry in evaluations(state)]
-        if len(figures) - 1 - int(np.argmax(figures)) >= self._patience:
-            control.should_training_stop = True
+        return bool(figures) and len(figures) - 1 - int(np.argmax(figures)) >= self._patience
 
 
 class ProgressBar(TrainerCallback):

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from rerank import HistoryModel
+from rerank.precision import has_bfloat16
 from retrieval.encoder.head_config import HeadTraining
 from retrieval.encoder.heads import RecallHead
 from retrieval.encoder.seasons import Timing
 from retrieval.encoder.softmax_loss import softmax_loss
-from retrieval.encoder.text_encoder import has_fast_bfloat16
 
 NextItemModel = RecallHead | HistoryModel
 """What learns to say, at every place of a history, which item comes next."""
@@ -197,7 +197,7 @@ class HeadTrainer:
                 season = _at(self._padded(eras, chosen), places), popularity
             for group in self._optimiser.param_groups:
                 group["lr"] = self.training.learning_rate * min(1.0, (self.step + 1) / self.training.warmup_steps)
-            with torch.autocast(place.type, torch.bfloat16, enabled=has_fast_bfloat16(place)):
+            with torch.autocast(place.type, torch.bfloat16, enabled=has_bfloat16(place)):
                 smoothing = self.training.label_smoothing
                 loss = _loss(self.head, self.text, self.taken, padded[:, :-1], targets, self.rng, smoothing, season)
             self._optimiser.zero_grad(set_to_none=True)

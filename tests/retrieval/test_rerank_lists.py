@@ -124,6 +124,24 @@ def test_what_was_shown_is_in_the_list_however_low_it_ranks(catalogue, sources, 
     assert found.labels[found.rows == 1].tolist() == [1]
 
 
+def test_a_feed_that_shows_more_than_a_list_holds_leaves_room_for_what_was_taken(catalogue, sources, fusion):
+    refused = np.arange(20, 39, dtype=np.int64)
+    (found,) = lists_of(catalogue, sources, fusion, [Position(rows(0), rows(1), refused)], depth=4)
+    assert np.isin(found.rows, refused).sum() == 2
+    assert found.labels[found.rows == 1].tolist() == [1]
+    assert 2 in found.rows  # and for what would be shown otherwise
+    # What stage one ranks below the list is not told by what was shown beside it.
+    assert lists_of(catalogue, sources, fusion, [Position(rows(0), rows(2), refused)], depth=1) == []
+
+
+def test_what_was_shown_is_a_candidate_only_where_it_may_be_one(catalogue, sources, fusion):
+    allowed = np.ones(catalogue.n_items, dtype=bool)
+    allowed[33] = False
+    position = Position(rows(0), rows(1), rows(33, 34))
+    (found,) = lists_of(catalogue, sources, fusion, [position], allowed=allowed)
+    assert np.isin([33, 34], found.rows).tolist() == [False, True]
+
+
 def test_no_more_lists_are_made_than_needed(catalogue, sources, fusion):
     positions = [Position(rows(0), rows(1), rows())] * 300
     assert len(lists_of(catalogue, sources, fusion, positions, max_lists=5)) <= 128

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -114,6 +115,20 @@ def test_other_settings_are_not_mistaken_for_kept_ones(run, options, folder, out
     _, lines, said = run(*arguments)
     assert said.count("train the recall head") == 1
     assert lines[0]["reranker"] is None
+
+
+@pytest.mark.parametrize("change", ["title", "timestamp"])
+def test_lists_of_other_texts_or_times_are_not_mistaken_for_kept_ones(run, folder, tmp_path, change):
+    data = Path(shutil.copytree(folder, tmp_path / "rings"))
+    arguments = ["--data", data, "--out", tmp_path / "out", "--set", "use_reranker=false", "--max-users", 4]
+    arguments += ["--no-yardsticks", "als", "bpr", "sasrec", "neighbours_tuned", "neighbours_only"]
+    assert "fit on validation" in run(*arguments)[2]
+    assert "fit on validation" not in run(*arguments)[2]
+    table = data / ("items.parquet" if change == "title" else "interactions.parquet")
+    frame = pd.read_parquet(table)
+    frame[change] += "!" if change == "title" else 1_000
+    frame.to_parquet(table, index=False)
+    assert "fit on validation" in run(*arguments)[2]
 
 
 def test_a_data_set_that_cannot_be_measured_has_a_line_that_says_why(run, folder, tmp_path):
