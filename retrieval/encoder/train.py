@@ -158,15 +158,12 @@ def train_next_item(
         timing: of these histories, where it is known; else any later item is right, and popularity is learned.
 
     Raises:
-        ValueError: no history has two items, so there is nothing to predict; or neither validation nor passes.
+        ValueError: no history has two items, so there is nothing to predict; neither validation nor passes; or a loss
+            that is not finite.
     """
     if validation is None and passes is None:
         raise ValueError("train_next_item: expected validation or passes, got neither")
-    if not can_learn(histories):
-        raise ValueError(
-            "training: no user has 2 or more interactions with items of the table left (of a validation user the "
-            "newest is held out); give more interactions"
-        )
+    _require_pairs(histories)
     timing = timing or Timing()
     outside = torch.get_rng_state()  # the caller's random numbers go on as if nothing had been drawn
     torch.manual_seed(training.seed)
@@ -182,11 +179,7 @@ def train_next_item(
             steps = min(every, total - trainer.step)
             record = {"loss": trainer.run(steps), "passes": trainer.step / trainer.steps_per_pass}
             record["seconds"] = time.monotonic() - started
-            if not math.isfinite(record["loss"]):
-                raise ValueError(
-                    f"training: expected a finite loss, got {record['loss']} after {record['passes']:.2f} passes; "
-                    f"lower the learning_rate {training.learning_rate:g}"
-                )
+            _require_finite(record, training)
             curve.append(record)
             bar.update(steps)
             if validation is not None:
@@ -207,6 +200,22 @@ def train_next_item(
 def can_learn(histories: Sequence[np.ndarray]) -> bool:
     """Whether any of these histories has a next item to learn from."""
     return any(len(history) >= 2 for history in histories)
+
+
+def _require_pairs(histories: Sequence[np.ndarray]) -> None:
+    if not can_learn(histories):
+        raise ValueError(
+            "training: no user has 2 or more interactions with items of the table left (of a validation user the "
+            "newest is held out); give more interactions"
+        )
+
+
+def _require_finite(record: dict[str, float], training: HeadTraining) -> None:
+    if not math.isfinite(record["loss"]):
+        raise ValueError(
+            f"training: expected a finite loss, got {record['loss']} after {record['passes']:.2f} passes; lower the "
+            f"learning_rate {training.learning_rate:g}"
+        )
 
 
 def _round_steps(trainer: HeadTrainer, training: HeadTraining) -> int:
