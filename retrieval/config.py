@@ -247,7 +247,7 @@ def _refuse_unknown(values: Mapping[str, typing.Any], kind: type, prefix: str) -
     for key, value in values.items():
         if key not in known:
             near = [f"{prefix}{name}" for name in difflib.get_close_matches(key, known, n=1)]
-            near = _sections_with(key) or near if kind is Config else near
+            near = (_sections_with(key) or near) if kind is Config else near
             hint = f"; did you mean {' or '.join(near)}?" if near else f"; known: {', '.join(sorted(known))}"
             raise ValueError(f"configuration: unknown key {prefix}{key}{hint}")
         inner = hints[key]

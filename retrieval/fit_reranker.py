@@ -185,7 +185,7 @@ def train_on_lists(
     try:
         trained = train()
     except OtherCheckpointError as error:  # last night's fit was killed, and there is newer data
-        log.warning("%s: begun anew", error)
+        log.warning("%s: a checkpoint of other data or another configuration; GPT-2 begins anew", error.directory)
         remove_checkpoint(error.directory)
         trained = train()
     reranker, keep = trained.reranker, config.depths.all_blocks

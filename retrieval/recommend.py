@@ -12,7 +12,7 @@ import pandas as pd
 from indexes import Hits
 from retrieval.config import Config
 from retrieval.data import IdMap, Interactions, canonical_id
-from retrieval.data.ids import listed, shown
+from retrieval.data.ids import brief, listed
 from retrieval.explain import explain_item, found_by
 from retrieval.histories import histories_of, last_visits
 from retrieval.item_filter import item_mask
@@ -216,7 +216,7 @@ class Recommender:
             asked = self.item_ids.to_rows(given, unknown="ignore")
             rows = asked[asked >= 0]
             strangers = [given[place] for place in np.flatnonzero(asked < 0)]
-            ignored = tuple(one if isinstance(one, str) else shown(one) for one in strangers)
+            ignored = tuple(one if isinstance(one, str) else brief(one) for one in strangers)
             known = user_id is not None and user_id in self.users
             note = f"by the history given, not by that of user {canonical_id(user_id)!r}" if known and len(rows) else ""
             return _Asked(rows, ignored=ignored, note=note)

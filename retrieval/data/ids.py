@@ -69,11 +69,11 @@ def canonical_id(value: object) -> str:
     """
     text, fault = _examine(value)
     if fault:
-        raise ValueError(f"id {fault}, got {shown(value)}")
+        raise ValueError(f"id {fault}, got {brief(value)}")
     return text
 
 
-def shown(value: object) -> str:
+def brief(value: object) -> str:
     """An id, or what was given for one, in a message: at most about 70 characters."""
     if isinstance(value, int) and value.bit_length() > 800:
         return "a very long whole number"
@@ -88,7 +88,7 @@ def listed(name: str, values: object, of: str) -> list:
         ValueError: one text, whose letters would be taken for ids, or what holds nothing at all.
     """
     if isinstance(values, str | bytes) or not isinstance(values, Iterable):
-        got = f"{type(values).__name__} {shown(values)}"
+        got = f"{type(values).__name__} {brief(values)}"
         raise ValueError(f"{name}: expected a sequence of {of}, got the single {got}; put it in a list")
     return list(values)
 
