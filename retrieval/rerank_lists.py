@@ -157,7 +157,7 @@ def make_lists(
             continue
         queries = _queries(catalogue, batch, keep_seen)
         context = context_of(queries)
-        shown = [_possible(position.shown, allowed) for position in batch]
+        shown = [position.shown for position in batch]
         pool = gather_candidates(sources, queries, per_source=per_source, details=details, allowed=allowed, extra=shown)
         order = recall_fusion.score(pool.features, context)
         for user, position in enumerate(batch):
@@ -168,11 +168,6 @@ def make_lists(
             if np.isin(position.targets, ranked.rows[user]).any():
                 lists.append(list_of(ranked, user, position.history, position.targets, trained_vectors))
     return lists
-
-
-def _possible(rows: np.ndarray, allowed: np.ndarray | None) -> np.ndarray:
-    """Those of these items that may be candidates."""
-    return rows if allowed is None else rows[allowed[rows]]
 
 
 def _certain(rows: np.ndarray, scores: np.ndarray, position: Position, depth: int) -> np.ndarray:

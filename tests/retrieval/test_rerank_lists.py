@@ -134,14 +134,6 @@ def test_a_feed_that_shows_more_than_a_list_holds_leaves_room_for_what_was_taken
     assert lists_of(catalogue, sources, fusion, [Position(rows(0), rows(2), refused)], depth=1) == []
 
 
-def test_what_was_shown_is_a_candidate_only_where_it_may_be_one(catalogue, sources, fusion):
-    allowed = np.ones(catalogue.n_items, dtype=bool)
-    allowed[33] = False
-    position = Position(rows(0), rows(1), rows(33, 34))
-    (found,) = lists_of(catalogue, sources, fusion, [position], allowed=allowed)
-    assert np.isin([33, 34], found.rows).tolist() == [False, True]
-
-
 def test_no_more_lists_are_made_than_needed(catalogue, sources, fusion):
     positions = [Position(rows(0), rows(1), rows())] * 300
     assert len(lists_of(catalogue, sources, fusion, positions, max_lists=5)) <= 128
