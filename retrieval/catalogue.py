@@ -89,7 +89,7 @@ def make_catalogue(
         fields = template_fields(getattr(text_config, name))
         if unknown := [one for one in fields if one not in items.frame.columns]:
             columns = ", ".join(items.frame.columns)
-            raise ValueError(f"text.{name}: expected columns of the items ({columns}) in braces, got {unknown[0]!r}")
+            raise ValueError(f"text.{name}: expected a column of the items ({columns}) in braces, got {unknown}")
     texts, titles = render_items(items, text_config)
     vectors = encoder.encode(texts, progress="embed items" if progress else None)
     index = build_index(vectors, family=family, seed=seed, device=device)

@@ -163,8 +163,8 @@ def test_a_template_that_names_no_column_is_refused(tmp_path, capsys):
     fit += ["--config", str(files.config), "--out", str(tmp_path / "new")]
     assert main([*fit, "--set", "text.item_template={title} {colours}"]) == 2
     err = capsys.readouterr().err
-    assert "text.item_template: expected columns of the items (item_id, title, " in err
-    assert err.endswith("in braces, got 'colours'\n")
+    assert "text.item_template: expected a column of the items (item_id, title, " in err
+    assert err.endswith("in braces, got ['colours']\n")
 
 
 def test_damage_is_told_as_json_too(own_bundle, capsys):
