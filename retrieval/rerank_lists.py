@@ -176,6 +176,8 @@ def _certain(rows: np.ndarray, scores: np.ndarray, position: Position, depth: in
 
     A feed shows more than a list is long: nothing else would be left in it, not even what was taken.
     """
+    if not len(position.shown):
+        return np.empty(0, dtype=np.int64)
     real = np.flatnonzero(rows >= 0)
     best = real[np.argsort(-scores[real], kind="stable")]
     shown = best[np.isin(rows[best], position.shown)][: math.ceil(_SHOWN_SHARE * depth)]
